@@ -1,0 +1,44 @@
+"""The public names, in the order that data flows through them."""
+
+# What moves, where it starts
+from .networks import DeepLinear as DeepLinear
+from . import init as init
+
+# What it descends
+from .losses import (
+    AbstractLoss as AbstractLoss,
+    Regression as Regression,
+    regression as regression,
+    MeanSquaredError as MeanSquaredError,
+    WeightDecay as WeightDecay,
+)
+
+# How it moves
+from .dynamics import (
+    gradient_flow as gradient_flow,
+    gradient_descent as gradient_descent,
+    Trajectory as Trajectory,
+    Status as Status,
+    value as value,
+    snapshot as snapshot,
+)
+
+# What we measure: all (loss, network, ...) -> arrays
+from .observables import (
+    excess as excess,
+    gradient_norm as gradient_norm,
+    distance as distance,
+    hessian as hessian,
+    sharpness as sharpness,
+    spectrum as spectrum,
+    gauss_newton_spectrum as gauss_newton_spectrum,
+    singular_values as singular_values,
+    alignment as alignment,
+    imbalance as imbalance,
+    stable_rank as stable_rank,
+    rank_one_gap as rank_one_gap,
+    gains as gains,
+)
+
+# What papers predict: theory.<paper>.<quantity>(loss, ...)
+from . import theory as theory

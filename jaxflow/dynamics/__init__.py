@@ -1,0 +1,11 @@
+"""How it moves: continuous and discrete time, with one kind of result."""
+
+from .descent import gradient_descent as gradient_descent
+from .flow import gradient_flow as gradient_flow
+from .trajectory import (
+    Observable as Observable,
+    Status as Status,
+    Trajectory as Trajectory,
+    snapshot as snapshot,
+    value as value,
+)

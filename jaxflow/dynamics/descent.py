@@ -1,0 +1,254 @@
+"""Discrete time: gradient descent and its relatives, stepped by Optax."""
+
+from collections.abc import Callable, Mapping
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Scalar, ScalarLike
+
+from ..losses import AbstractLoss
+from .trajectory import Observable, Trajectory, check, judge, norm, record, value
+
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+
+
+def gradient_descent(
+    loss: AbstractLoss,
+    network: PyTree[Array],
+    steps: int,
+    *,
+    step_size: ScalarLike | Callable[[Array], Scalar] | None = None,
+    every: int = 1,
+    observe: Mapping[str, Observable] | None = None,
+    until: Observable | None = None,
+    optimizer: Optimizer = optax.sgd,
+    batch_size: int | None = None,
+    key: PRNGKeyArray | None = None,
+    tolerance: float = 1e-8,
+    progress_meter: dfx.AbstractProgressMeter = dfx.NoProgressMeter(),
+) -> Trajectory:
+    r"""Take `steps` steps $\theta \leftarrow \theta - \eta \nabla \mathcal{L}(\theta)$.
+
+    The whole call is differentiable in `loss`, `network` and `step_size`, and can be
+    batched with `equinox.filter_vmap` over all of them and `key`. It compiles once for
+    given shapes, numbers of steps, options and observables, whatever the step size.
+
+    A run that diverged, or that `until` stopped, is left where it was found at the next
+    record: alone, it costs nothing any more; in a batch, it stays as it is and the batch
+    ends with its last member.
+
+    Args:
+        loss: What to descend.
+        network: Where to start.
+        steps: The number of steps.
+        step_size: The step size $\eta$, or an Optax schedule, a function of the number
+            of steps taken. Schedules are compared by identity: make one once, or pass
+            `equinox.Partial(function, numbers)`.
+        every: Steps between two records; the start is the first record.
+        observe: What to report at each record, by name. Defaults to the loss alone.
+        until: Stop at the first record where this observable is true.
+        optimizer: An Optax optimiser that takes a step size, such as `optax.adam` or
+            `equinox.Partial(optax.sgd, momentum=0.9)`; or a whole
+            `optax.GradientTransformation`, which then leaves no use for `step_size`.
+        batch_size: Samples in a mini-batch, drawn without replacement from an order that
+            is shuffled anew for every epoch; a last incomplete batch is left out. Needs
+            a loss that holds samples, and `key`. Defaults to all samples at every step.
+        key: Randomness of the mini-batches.
+        tolerance: What counts as converged, see `Status`.
+        progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`;
+            it moves at each record.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        ValueError: If an argument is out of range or contradicts another, or network and
+            loss do not fit.
+    """
+    dtype = check("gradient_descent", loss, network)
+    for name, count in (("steps", steps), ("every", every)):
+        if count < 1:
+            raise ValueError(
+                f"`gradient_descent({name}=...)` must be positive, but is {count}."
+            )
+    if steps % every:
+        raise ValueError(
+            f"`gradient_descent(every=...)` must divide `steps`, but is {every} for "
+            f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
+        )
+    if isinstance(optimizer, optax.GradientTransformation) != (step_size is None):
+        raise ValueError(
+            "`gradient_descent` needs either a `step_size`, for an `optimizer` that takes "
+            "one such as `optax.adam`, or a whole `optax.GradientTransformation` such as "
+            f"`optax.adam(1e-3)`, but `step_size` is {step_size}."
+        )
+    if not callable(step_size) and step_size is not None:
+        step_size = _check_step_size(jnp.asarray(step_size, dtype))
+    samples = loss.samples
+    if batch_size is not None:
+        if samples is None:
+            raise ValueError(
+                "`gradient_descent(batch_size=...)` needs a loss that holds samples, but "
+                f"`{type(loss).__name__}` does not. Use `MeanSquaredError(x, y)`."
+            )
+        if not 1 <= batch_size <= samples:
+            raise ValueError(
+                "`gradient_descent(batch_size=...)` must be between 1 and the number of "
+                f"samples, {samples}, but is {batch_size}."
+            )
+        if key is None:
+            raise ValueError("`gradient_descent(batch_size=...)` needs a `key`.")
+    observe = {"loss": value} if observe is None else dict(observe)
+    options = (optimizer, steps, every, batch_size, progress_meter)
+    tolerances = jnp.asarray(tolerance)
+    return _descend(loss, network, step_size, key, tolerances, observe, until, options)
+
+
+def _check_step_size(step_size: Array) -> Array:
+    if isinstance(step_size, Tracer):
+        return step_size
+    if step_size.ndim or not np.isfinite(step_size) or step_size <= 0:
+        raise ValueError(
+            "`gradient_descent(step_size=...)` must be one positive number, but is "
+            f"{step_size}. For several, use `equinox.filter_vmap`."
+        )
+    return step_size
+
+
+@eqx.filter_jit
+def _descend(loss, network, step_size, key, tolerance, observe, until, options):
+    optimizer, steps, every, batch_size, meter = options
+    step = _Step(loss, step_size, key, optimizer, batch_size)
+    start = step.init(network)
+    alive = jnp.ones((), bool)
+
+    @jax.checkpoint
+    def block(state, count):
+        """`every` steps from number `count`."""
+        take = lambda state, count: step(state, count)  # `scan` hashes what it is given.
+        return jax.lax.scan(take, state, count + jnp.arange(every))[0]
+
+    def advance(carry, count):
+        old, alive, meter_state = carry
+        new = jax.lax.cond(_any(alive), block, lambda state, _: state, old, count)
+        new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+        kept = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), new.network)
+        time = jnp.where(alive, new.time, jnp.inf)
+        going = alive & jnp.isfinite(norm(new.network))
+        if until is not None:
+            going &= ~until(loss, new.network)
+        meter_state = meter.step(meter_state, (count + every) / steps)
+        return (new, going, meter_state), (kept, time, alive)
+
+    carry = (start, alive, meter.init())
+    carry, saved = jax.lax.scan(advance, carry, jnp.arange(0, steps, every))
+    last, _, meter_state = carry
+    meter.close(meter_state)
+    networks, times, lived = saved
+    networks = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), network, networks)
+    straightness = _straightness(step, last, steps)
+    return Trajectory(
+        time=jnp.concatenate([start.time[None], times]),
+        observed=record(observe, loss, networks),
+        network=last.network,
+        steps=every * jnp.sum(lived),
+        status=judge(loss, network, last.network, tolerance, straightness),
+    )
+
+
+class _State(eqx.Module):
+    network: PyTree[Array]
+    optimizer: PyTree
+    time: Array
+    order: Array | None
+
+
+class _Step(eqx.Module):
+    """One step, as the body of a scan over step numbers."""
+
+    loss: AbstractLoss
+    step_size: Array | Callable | None
+    key: PRNGKeyArray | None
+    optimizer: Optimizer
+    batch_size: int | None
+
+    @property
+    def transform(self) -> optax.GradientTransformationExtraArgs:
+        whole = isinstance(self.optimizer, optax.GradientTransformation)
+        transform = self.optimizer if whole else self.optimizer(self.step_size)  # pyright: ignore
+        return optax.with_extra_args_support(transform)  # pyright: ignore
+
+    def init(self, network) -> _State:
+        time = jnp.zeros((), jax.tree.leaves(network)[0].dtype)
+        order = None if self.batch_size is None else jnp.arange(self.loss.samples)
+        return _State(network, self.transform.init(network), time, order)
+
+    def __call__(self, state, count):
+        loss, order = self._minibatch(state.order, count)
+        excess, slope = jax.value_and_grad(loss.excess)(state.network)
+        update, memory = self.transform.update(
+            slope,
+            state.optimizer,
+            state.network,
+            value=excess,
+            grad=slope,
+            value_fn=loss.excess,
+        )
+        network = optax.apply_updates(state.network, update)
+        if self.step_size is None:
+            elapsed = 1
+        elif callable(self.step_size):
+            elapsed = self.step_size(count)
+        else:
+            elapsed = self.step_size
+        time = state.time + jnp.asarray(elapsed, state.time.dtype)
+        return _State(network, memory, time, order), None
+
+    def _minibatch(self, order, count):
+        if self.batch_size is None:
+            return self.loss, order
+        samples, key = self.loss.samples, self.key
+        assert samples is not None
+        assert key is not None
+        batches = samples // self.batch_size
+        epoch, batch = count // batches, count % batches
+        shuffle = lambda: jr.permutation(jr.fold_in(key, epoch), samples)
+        order = jax.lax.cond(batch == 0, shuffle, lambda: order)
+        start = batch * self.batch_size
+        chosen = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
+        return self.loss.select(chosen), order
+
+
+def _straightness(step: _Step, state: _State, count: int) -> Scalar:
+    """Net displacement over length of path, in eight further steps that are not kept."""
+    arrays, rest = eqx.partition((step, state), eqx.is_inexact_array)
+    step, state = eqx.combine(jax.lax.stop_gradient(arrays), rest)
+    between = lambda a, b: norm(jax.tree.map(jnp.subtract, a.network, b.network))
+
+    def wander(carry, count):
+        state, path = carry
+        new, _ = step(state, count)
+        return (new, path + between(new, state)), None
+
+    begin = (state, jnp.zeros_like(state.time))
+    (end, path), _ = jax.lax.scan(wander, begin, count + jnp.arange(8))
+    return between(end, state) / jnp.where(path > 0, path, 1)
+
+
+@custom_vmap
+def _any(alive: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether anything in the batch is alive, so that a batch can stop as a whole."""
+    return alive
+
+
+@_any.def_vmap
+def _(size, batched, alive):
+    del size, batched
+    return _any(jnp.any(alive)), False

@@ -1,0 +1,255 @@
+r"""What it descends: losses, scalar functions of a network that carry their data.
+
+**One convention.** The squared error is $\frac1n \sum_i \|f(x_i) - y_i\|^2$: a mean over
+samples, a sum over outputs, no factor one half; weight decay is $\gamma \|\theta\|^2$. For
+any other convention multiply: `0.5 * loss` is a loss whose gradient, Hessian and sharpness
+are half as large, and whose flow takes the same path at half the speed.
+"""
+
+import abc
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Scalar, ScalarLike
+
+from .networks import DeepLinear, chain
+
+
+class AbstractLoss(eqx.Module):
+    """A scalar function of a network, carrying everything it needs to be evaluated.
+
+    Its value is `floor + excess(network)`. They are kept apart because near a minimum the
+    excess is far smaller than the rounding of their sum. Losses add, and can be scaled:
+    `0.5 * problem + WeightDecay(1e-3)` is a loss.
+
+    Attributes:
+        floor: A number that the loss never falls below.
+    """
+
+    floor: eqx.AbstractVar[Float[Array, ""]]
+
+    @abc.abstractmethod
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        """The loss above its floor."""
+
+    def __call__(self, network: PyTree[Array]) -> Scalar:
+        """The loss at `network`."""
+        return self.floor + self.excess(network)
+
+    def __add__(self, other: "AbstractLoss") -> "Sum":
+        return Sum((self, other), (jnp.ones(()), jnp.ones(())))  # pyright: ignore
+
+    def __rmul__(self, factor: ScalarLike) -> "Sum":
+        return Sum((self,), (jnp.asarray(factor, float),))  # pyright: ignore
+
+    @property
+    def samples(self) -> int | None:
+        """The number of samples that mini-batches are drawn from, if there are any."""
+        return None
+
+    def select(self, indices: Int[Array, " batch"]) -> Self:
+        """The same loss on some of its samples."""
+        del indices
+        return self
+
+
+class Sum(AbstractLoss):
+    """A sum of losses, each times a positive factor. Written `a + b` and `0.5 * a`."""
+
+    terms: tuple[AbstractLoss, ...]
+    factors: tuple[Float[Array, ""], ...]
+
+    @property
+    def floor(self) -> Scalar:
+        return self._add(term.floor for term in self.terms)
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        return self._add(term.excess(network) for term in self.terms)
+
+    def _add(self, values) -> Scalar:
+        pairs = zip(self.factors, values, strict=True)
+        return sum((factor.astype(v.dtype) * v for factor, v in pairs), start=0.0)  # pyright: ignore
+
+    @property
+    def samples(self) -> int | None:
+        sizes = {term.samples for term in self.terms if term.samples is not None}
+        if len(sizes) > 1:
+            raise ValueError(
+                "Mini-batches of a sum need terms with one number of samples, but these "
+                f"have {sorted(sizes)}."
+            )
+        return next(iter(sizes), None)
+
+    def select(self, indices: Int[Array, " batch"]) -> "Sum":
+        terms = tuple(term.select(indices) for term in self.terms)
+        return eqx.tree_at(lambda s: s.terms, self, terms)
+
+
+class Regression(AbstractLoss):
+    r"""Mean squared error of a linear network, held by the moments of the data.
+
+    $$ \frac1n \sum_i \|P W x_i - y_i\|^2
+       = \mathrm{tr}\,(P W - W_\star)\, \Sigma\, (P W - W_\star)^\top + r, $$
+
+    with $W$ the product of the network's layers and $P$ a readout that is not trained. A
+    linear network meets its data only through these numbers, so a step costs the same for
+    any sample size. Built from data by `regression`.
+
+    Args:
+        target: The least-squares solution $W_\star$ of smallest norm.
+        covariance: The input second moments $\Sigma = X^\top X / n$.
+        floor: The error $r$ that no linear map removes.
+        readout: The fixed map $P$ after the last layer; none means the identity.
+    """
+
+    target: Float[Array, "out in"]
+    covariance: Float[Array, "in in"]
+    floor: Float[Array, ""]
+    readout: Float[Array, "out hidden"] | None = None
+
+    def excess(self, network: DeepLinear) -> Scalar:
+        gap = self.linear_map(network) - self.target
+        return jnp.sum((gap @ self.covariance) * gap)
+
+    def linear_map(self, network: DeepLinear) -> Float[Array, "out in"]:
+        r"""The end-to-end matrix $P W_L \\cdots W_1$, readout included.
+
+        Raises:
+            ValueError: If the network does not fit the data.
+        """
+        weights = network.weights
+        layers = weights if self.readout is None else (*weights, self.readout)
+        for wanted, given, what in (
+            (self.target.shape[1], layers[0].shape[1], "accept the data's {} inputs"),
+            (layers[-1].shape[1], weights[-1].shape[0], "feed the readout's {} inputs"),
+            (self.target.shape[0], layers[-1].shape[0], "return the data's {} outputs"),
+        ):
+            if self.readout is None and "readout" in what:
+                continue
+            if wanted != given:
+                raise ValueError(
+                    f"The network must {what.format(wanted)}, but has widths "
+                    f"{network.widths}."
+                )
+        return chain(*reversed(layers))
+
+
+class MeanSquaredError(AbstractLoss):
+    r"""Mean squared error of any network, from samples.
+
+    $\frac1n \sum_i \|P f(x_i) - y_i\|^2$, on a linear network equal to
+    `regression(x, y, readout=P)`. It costs a pass over all samples at every call, and in
+    return takes networks that are not linear, and mini-batches.
+
+    Arguments and errors are those of `regression`.
+    """
+
+    x: Float[Array, "samples in"]
+    y: Float[Array, "samples out"]
+    readout: Float[Array, "out hidden"] | None = None
+
+    def __init__(self, x, y, *, readout=None):
+        self.x, self.y, self.readout = _check_data("MeanSquaredError", x, y, readout)
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros((), self.y.dtype)
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        outputs = jax.vmap(network)(self.x)  # pyright: ignore
+        if self.readout is not None:
+            outputs = outputs @ self.readout.T
+        if outputs.shape != self.y.shape:
+            raise ValueError(
+                f"The network must return {self.y.shape[1]} outputs for a sample, but "
+                f"returns {outputs.shape[1:]}."
+            )
+        return jnp.sum((outputs - self.y) ** 2) / self.y.shape[0]
+
+    @property
+    def samples(self) -> int:
+        return self.y.shape[0]
+
+    def select(self, indices: Int[Array, " batch"]) -> "MeanSquaredError":
+        return MeanSquaredError(self.x[indices], self.y[indices], readout=self.readout)
+
+
+class WeightDecay(AbstractLoss):
+    r"""The penalty $\gamma \|\theta\|^2$, which raises every curvature by $2\gamma$."""
+
+    strength: Float[Array, ""] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros_like(self.strength)
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        leaves = jax.tree.leaves(network)
+        squares = sum(jnp.sum(w**2) for w in leaves)
+        return self.strength.astype(leaves[0].dtype) * squares
+
+
+def regression(
+    x: ArrayLike, y: ArrayLike, *, readout: ArrayLike | None = None
+) -> Regression:
+    """The mean squared error on data `(x, y)`, reduced once to its moments.
+
+    Nothing is centred or scaled. More inputs than samples and collinear inputs are fine:
+    the target is then the least-squares solution of smallest norm. Differentiable in `x`
+    and `y` as long as the rank of `x` does not change.
+
+    Args:
+        x: Inputs, of shape `(samples, in)`.
+        y: Targets, of shape `(samples, out)`; `(samples,)` means one output.
+        readout: A fixed map after the network, of shape `(out, hidden)`; `(hidden,)`
+            means one output.
+
+    Raises:
+        ValueError: If there are no samples, shapes do not fit, or data are not finite.
+    """
+    x, y, readout = _check_data("regression", x, y, readout)
+    return _moments(x, y, readout)
+
+
+@jax.jit
+def _moments(x, y, readout):
+    # From the data and not from their covariance, which squares the condition number.
+    target = (jnp.linalg.pinv(x) @ y).T
+    floor = jnp.sum((y - x @ target.T) ** 2) / x.shape[0]
+    return Regression(target, x.T @ x / x.shape[0], floor, readout)
+
+
+def _check_data(name, x, y, readout):
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    dtype = jnp.result_type(float, x, y)
+    x, y = x.astype(dtype), y.astype(dtype)
+    y = y[:, None] if y.ndim == 1 else y
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            f"`{name}(x, y)` must hold one sample a row in each, but the shapes are "
+            f"{x.shape} and {y.shape}."
+        )
+    if 0 in x.shape or 0 in y.shape:
+        raise ValueError(
+            f"`{name}(x, y)` must hold data, but the shapes are {x.shape} and {y.shape}."
+        )
+    if readout is not None:
+        readout = jnp.atleast_2d(jnp.asarray(readout, dtype))
+        if readout.ndim != 2 or readout.shape[0] != y.shape[1]:
+            raise ValueError(
+                f"`{name}(readout=...)` must have a row for each of {y.shape[1]} outputs, "
+                f"but has shape {readout.shape}."
+            )
+    for what, values in (("x", x), ("y", y), ("readout", readout)):
+        if values is None or isinstance(values, Tracer):
+            continue
+        if bad := np.argwhere(~np.isfinite(np.asarray(values))).tolist():
+            raise ValueError(
+                f"`{name}({what}=...)` must be finite, but {len(bad)} of {values.size} "
+                f"entries are not, the first at index {tuple(bad[0])}. Drop or fill them."
+            )
+    return x, y, readout

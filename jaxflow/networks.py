@@ -1,0 +1,88 @@
+"""What moves: networks, as PyTrees whose only leaves are their weights."""
+
+import functools as ft
+import itertools as it
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class DeepLinear(eqx.Module):
+    r"""The deep linear map $x \mapsto W_L \cdots W_1 x$.
+
+    A network is nothing but its weights, so a gradient, a velocity or a Hessian
+    eigenvector of a `DeepLinear` is again a `DeepLinear`, with the same methods. A readout
+    that is not trained therefore belongs to the problem: `regression(x, y, readout=p)`.
+
+    Args:
+        weights: Factors in the order they act, $W_1$ first. Each accepts what the one
+            before it returns; any of them may be rectangular.
+
+    Raises:
+        ValueError: If there are no factors, or they do not chain.
+    """
+
+    weights: tuple[Float[Array, "_ _"], ...]
+
+    def __check_init__(self):
+        if not self.weights:
+            raise ValueError("`DeepLinear(weights=...)` must hold a layer, but is empty.")
+        for k, weight in enumerate(self.weights, start=1):
+            if weight.ndim != 2:
+                raise ValueError(
+                    f"`DeepLinear(weights=...)` must hold matrices, but layer {k} has "
+                    f"shape {weight.shape}. Build a batch of networks with `jax.vmap`."
+                )
+        for k, (first, then) in enumerate(it.pairwise(self.weights), start=1):
+            if then.shape[1] != first.shape[0]:
+                raise ValueError(
+                    f"`DeepLinear(weights=...)` must chain, but layer {k} returns "
+                    f"{first.shape[0]} numbers and layer {k + 1} accepts "
+                    f"{then.shape[1]} (shapes {first.shape} and {then.shape})."
+                )
+
+    @property
+    def depth(self) -> int:
+        """The number of layers $L$."""
+        return len(self.weights)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        r"""The numbers $d_0, \\dots, d_L$ of inputs, hidden neurons and outputs."""
+        return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
+
+    @property
+    def product(self) -> Float[Array, "out in"]:
+        r"""The end-to-end matrix $W_L \\cdots W_1$."""
+        return chain(*reversed(self.weights))
+
+    @property
+    def from_input(self) -> tuple[Float[Array, "_ in"], ...]:
+        r"""The partial products $I, W_1, W_2 W_1, \\dots, W_L \\cdots W_1$."""
+        start = jnp.eye(self.widths[0], dtype=self.weights[0].dtype)
+        return tuple(it.accumulate(self.weights, lambda a, w: w @ a, initial=start))
+
+    @property
+    def to_output(self) -> tuple[Float[Array, "out _"], ...]:
+        r"""The partial products $W_L \\cdots W_1, \\dots, W_L W_{L-1}, W_L, I$.
+
+        `to_output[k] @ from_input[k]` is the end-to-end matrix for every $k = 0..L$.
+        """
+        start = jnp.eye(self.widths[-1], dtype=self.weights[0].dtype)
+        products = it.accumulate(reversed(self.weights), lambda b, w: b @ w, initial=start)
+        return tuple(products)[::-1]
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        """The output for one input."""
+        return ft.reduce(lambda h, w: w @ h, self.weights, x)
+
+
+def chain(*factors: Float[Array, "_ _"]) -> Float[Array, "_ _"]:
+    """The product of matrices, taken from its thinner end.
+
+    Outputs are usually few, and then every step costs a vector times a matrix.
+    """
+    if factors[0].shape[0] <= factors[-1].shape[1]:
+        return ft.reduce(jnp.matmul, factors)
+    return ft.reduce(lambda right, left: left @ right, reversed(factors))

@@ -1,0 +1,22 @@
+"""What we measure: functions of `(loss, network)`, for the `observe` of any run."""
+
+from .alignment import (
+    alignment as alignment,
+    gains as gains,
+    imbalance as imbalance,
+    rank_one_gap as rank_one_gap,
+    singular_values as singular_values,
+    stable_rank as stable_rank,
+)
+from .curvature import (
+    Spectrum as Spectrum,
+    gauss_newton_spectrum as gauss_newton_spectrum,
+    hessian as hessian,
+    sharpness as sharpness,
+    spectrum as spectrum,
+)
+from .progress import (
+    distance as distance,
+    excess as excess,
+    gradient_norm as gradient_norm,
+)

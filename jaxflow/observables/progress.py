@@ -1,0 +1,39 @@
+"""How far training has come."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree, Scalar
+
+from ..losses import AbstractLoss, Regression, Sum
+from ..networks import DeepLinear
+
+
+def excess(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    """The loss above its floor, to full relative precision."""
+    return loss.excess(network)
+
+
+def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    """The Euclidean norm of the gradient in all weights."""
+    leaves = jax.tree.leaves(jax.grad(loss.excess)(network))
+    return jnp.sqrt(sum(jnp.sum(g**2) for g in leaves))
+
+
+def distance(loss: AbstractLoss, network: DeepLinear) -> Scalar:
+    r"""The distance $\|P W_L \cdots W_1 - W_\star\|_F$ to the least-squares solution.
+
+    Of inputs without variance it sees what training does not change: for fewer samples
+    than inputs, even an interpolating network is in general away from $W_\star$.
+
+    Raises:
+        ValueError: If `loss` holds no `Regression`, or several.
+    """
+    terms = loss.terms if isinstance(loss, Sum) else (loss,)
+    problems = [term for term in terms if isinstance(term, Regression)]
+    if len(problems) != 1:
+        raise ValueError(
+            "`distance(loss, ...)` needs one `Regression` in the loss, but found "
+            f"{len(problems)} in `{type(loss).__name__}`. Build it with `regression(x, y)`."
+        )
+    [problem] = problems
+    return jnp.linalg.norm(problem.linear_map(network) - problem.target)

@@ -1,0 +1,3 @@
+"""What papers predict, one file a paper: closed forms, no simulation."""
+
+from . import marion_chizat_2024 as marion_chizat_2024

@@ -1,0 +1,294 @@
+r"""Marion & Chizat (2024), "Deep linear networks for regression are implicitly regularized
+towards flat minima" (NeurIPS 2024, arXiv 2405.13456).
+
+Setting: one output, depth $L \ge 1$, and the paper's loss, which is `Regression`:
+$\frac1n \|y - X w\|^2$ with no factor one half. The end-to-end vector is
+$w = W_1^\top \cdots W_L^\top p$ with a readout $p$ that is not trained; without one,
+$p = 1$. $\Sigma = X^\top X / n$ has largest eigenvalue $\Lambda$; $w_\star$ is the
+least-squares solution of smallest norm, $\hat w_\star$ its direction,
+$a = \hat w_\star^\top \Sigma \hat w_\star$, and
+$c = \|w_\star\|^{2-2/L} \|p\|^{2/L}$. Fewer samples than inputs are fine.
+
+Where a docstring says "derived", the statement goes beyond what could be compared with the
+paper's text: it was derived for this library and is tested against direct numerics.
+"""
+
+import itertools as it
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar, ScalarLike
+
+from ..losses import Regression
+from ..networks import DeepLinear
+
+
+class Curvatures(NamedTuple):
+    r"""The three numbers of the data that the bounds are made of.
+
+    Attributes:
+        along_target: $a = \hat w_\star^\top \Sigma \hat w_\star$.
+        smallest: The smallest eigenvalue $\lambda$ of $\Sigma$.
+        largest: The largest eigenvalue $\Lambda$ of $\Sigma$.
+    """
+
+    along_target: Scalar
+    smallest: Scalar
+    largest: Scalar
+
+
+def curvatures(problem: Regression) -> Curvatures:
+    r"""The curvature of the data along the target, and its extremes."""
+    _, along, _ = _polar(problem)
+    eigenvalues = jnp.linalg.eigvalsh(problem.covariance)
+    return Curvatures(along @ problem.covariance @ along, eigenvalues[0], eigenvalues[-1])
+
+
+def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
+    r"""No minimiser is flatter than $2 c L a$ (Theorem 1).
+
+    Attained iff $w_\star$ is an eigenvector of $\Sigma$ and $\Lambda \le L a$ (derived).
+    """
+    return 2 * _size(problem, depth) * depth * curvatures(problem).along_target
+
+
+def sharpness_upper_bound(problem: Regression, depth: int) -> Scalar:
+    r"""Some minimiser is flatter than $2 c \sqrt{(2L-1) \Lambda^2 + (L-1)^2 a^2}$.
+
+    The upper bound of Theorem 1, in the form remembered rather than read. Never violated
+    in tests; $2 c (\Lambda + (L-1) a)$ is tighter (derived).
+    """
+    a, _, largest = curvatures(problem)
+    inside = (2 * depth - 1) * largest**2 + (depth - 1) ** 2 * a**2
+    return 2 * _size(problem, depth) * jnp.sqrt(inside)
+
+
+def small_start_sharpness_bound(problem: Regression, depth: int) -> Scalar:
+    r"""A small start ends flatter than $8 c L \Lambda$.
+
+    The bound of the paper's figures, for gradient flow from a start that is small enough
+    and not stuck at the origin. Loose: the limit of small starts is `balanced_sharpness`.
+    """
+    return 8 * _size(problem, depth) * depth * curvatures(problem).largest
+
+
+def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
+    r"""The sharpness of the flattest minimisers, exactly (derived).
+
+    $$ 2 c \min_{\rho > 0} \lambda_{\max}\!\left(\rho \Sigma + (L-1)\, \rho^{-1/(L-1)}\,
+       \Sigma^{1/2} \hat w_\star \hat w_\star^\top \Sigma^{1/2}\right), $$
+
+    whatever the hidden widths, and for data of any rank; $2 \|p\|^2 \Lambda$ for depth 1.
+    The minimum is that of a convex function of one variable. Differentiable in the
+    problem by the envelope theorem, once.
+    """
+    ratio = _flattest_ratio(problem, depth)
+    return 2 * _size(problem, depth) * _tilted(problem, depth, jnp.log(ratio))
+
+
+def flattest_minimiser(
+    problem: Regression, depth: int, *, width: int | None = None
+) -> DeepLinear:
+    r"""A minimiser of sharpness `flattest_sharpness` (derived).
+
+    Rank-one layers whose singular vectors match. Layers $2..L$ share a norm; the first
+    has another, unless the lower bound is attained.
+
+    Args:
+        problem: The regression.
+        depth: The number of layers $L$.
+        width: Neurons in each hidden layer; the number of inputs by default.
+    """
+    size, _, out = _polar(problem)
+    norm = jnp.sqrt(_flattest_ratio(problem, depth) * _size(problem, depth))
+    after = (norm / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
+    first = size / jnp.where(norm > 0, norm, 1) if depth > 1 else size / out
+    return _rank_one(problem, depth, width, first, after)
+
+
+def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
+    r"""The sharpness of the balanced rank-one minimiser, the limit of small starts.
+
+    $$ 2 c\, \lambda_{\max}\!\left(\Sigma + (L-1)\, \Sigma^{1/2} \hat w_\star \hat
+       w_\star^\top \Sigma^{1/2}\right) \le 2 c\, (\Lambda + (L-1) a) \quad
+       \text{(derived)}. $$
+    """
+    return 2 * _size(problem, depth) * _tilted(problem, depth, jnp.zeros(()))
+
+
+def balanced_minimiser(
+    problem: Regression, depth: int, *, width: int | None = None
+) -> DeepLinear:
+    """A minimiser whose layers share one norm, have rank one, and match.
+
+    Args:
+        problem: The regression.
+        depth: The number of layers.
+        width: Neurons in each hidden layer; the number of inputs by default.
+    """
+    size, _, out = _polar(problem)
+    gain = (size / out) ** (1 / depth)
+    return _rank_one(problem, depth, width, gain, gain)
+
+
+def critical_step_size(problem: Regression, depth: int) -> Scalar:
+    r"""Above $2 /$ `flattest_sharpness` descent converges from almost no start.
+
+    Just above, it stays on an orbit of period two around a minimum. The paper's own
+    threshold is $1 / (c L a)$, which is never smaller; both hold for any start.
+    """
+    return 2 / flattest_sharpness(problem, depth)
+
+
+def conserved(problem: Regression, network: DeepLinear) -> tuple[Float[Array, "_ _"], ...]:
+    r"""The matrices $W_k W_k^\top - W_{k+1}^\top W_{k+1}$, constant along the flow.
+
+    There is none between the last layer and a readout that is not trained.
+    """
+    del problem
+    return tuple(a @ a.T - b.T @ b for a, b in it.pairwise(network.weights))
+
+
+def rank_one_bound(problem: Regression, start: DeepLinear) -> Scalar:
+    r"""Along the whole flow $\|W_k\|_F^2 - \|W_k\|_2^2$ stays below this (derived).
+
+    $\max_k \|W_k\|_F^2 - \|W_L\|_F^2 + \sum_{j \ge k} \|D_j\|_2$ at the start, with $D_j$
+    from `conserved`. Needs one output and no readout.
+    """
+    if problem.readout is not None or problem.target.shape[0] != 1:
+        raise ValueError(
+            "`rank_one_bound` needs one output and no readout, so that the last layer "
+            f"has rank one, but the last layer has shape {start.weights[-1].shape}."
+        )
+    squares = jnp.stack([jnp.sum(w**2) for w in start.weights])
+    gaps = [jnp.linalg.norm(d, 2) for d in conserved(problem, start)]
+    gaps = jnp.stack([*gaps, jnp.zeros((), squares.dtype)])
+    return jnp.max(squares - squares[-1] + jnp.cumsum(gaps[::-1])[::-1])
+
+
+def alignment_bound(
+    problem: Regression, start: DeepLinear, network: DeepLinear
+) -> Float[Array, " pairs"]:
+    r"""A lower bound of $\langle u_k, v_{k+1} \rangle^2$ at `network` (derived).
+
+    $(\|W_{k+1}\|_2^2 - \|D_k\|_2 - e) / \|W_k\|_2^2$, for any point of the flow from
+    `start`, whose `rank_one_bound` is $e$. Negative where it says nothing.
+    """
+    slack = rank_one_bound(problem, start)
+    gaps = jnp.array([jnp.linalg.norm(d, 2) for d in conserved(problem, start)])
+    tops = jnp.array([jnp.linalg.norm(w, 2) ** 2 for w in network.weights])
+    return (tops[1:] - gaps - slack) / tops[:-1]
+
+
+def balanced_velocity(
+    problem: Regression, depth: int, w: Float[Array, " in"]
+) -> Float[Array, " in"]:
+    r"""How the end-to-end vector moves under the flow of a balanced rank-one network.
+
+    $\dot w = -\|w\|^{2-2/L} \|p\|^{2/L} (I + (L-1) \hat w \hat w^\top)\, g$ with
+    $g = 2 \Sigma (w - w_\star)$: exact from such a start, and the limit of small ones
+    (derived).
+    """
+    _, _, out = _polar(problem)
+    slope = 2 * problem.covariance @ (w - problem.target[0])
+    size = jnp.linalg.norm(w)
+    along = w / jnp.where(size > 0, size, 1)
+    speed = size ** (2 - 2 / depth) * out ** (2 / depth)
+    return -speed * (slope + (depth - 1) * (along @ slope) * along)
+
+
+def escape_time(problem: Regression, depth: int, size: ScalarLike) -> Scalar:
+    r"""When a flow from a small $\|w(0)\|$ = `size` reaches half the target (derived).
+
+    $\|w(0)\|^{-(1-2/L)} \|p\|^{-2/L} / (2 (L-2) \|\Sigma w_\star\|)$ for $L \ge 3$, to
+    leading order, and $\log(\|w_\star\| / 2 \|w(0)\|) / (4 \|p\| \|\Sigma w_\star\|)$ for
+    $L = 2$, from a start that has aligned. Weights of scale $s$ have $\|w(0)\| \sim s^L$.
+
+    Raises:
+        ValueError: If `depth` is 1, where the origin is no saddle.
+    """
+    if depth < 2:
+        raise ValueError(f"`escape_time(depth=...)` must be at least 2, but is {depth}.")
+    target, _, out = _polar(problem)
+    pull = jnp.linalg.norm(problem.covariance @ problem.target[0])
+    if depth == 2:
+        return jnp.log(target / (2 * size)) / (4 * out * pull)
+    power = 1 - 2 / depth
+    return size**-power * out ** (-2 / depth) / (2 * (depth - 2) * pull)
+
+
+def _polar(problem: Regression) -> tuple[Scalar, Float[Array, " in"], Scalar]:
+    r"""$\|w_\star\|$, its direction, and $\|p\|$."""
+    if problem.target.shape[0] != 1:
+        raise ValueError(
+            "Marion & Chizat (2024) treat one output, but the problem has "
+            f"{problem.target.shape[0]}. See `gauss_newton_spectrum` for several."
+        )
+    [row] = problem.target
+    size = jnp.linalg.norm(row)
+    readout = jnp.ones(1, row.dtype) if problem.readout is None else problem.readout[0]
+    return size, row / jnp.where(size > 0, size, 1), jnp.linalg.norm(readout)
+
+
+def _size(problem: Regression, depth: int) -> Scalar:
+    if depth < 1:
+        raise ValueError(f"`depth` must be positive, but is {depth}.")
+    size, _, out = _polar(problem)
+    return size ** (2 - 2 / depth) * out ** (2 / depth)
+
+
+def _tilted(problem: Regression, depth: int, log_ratio: Scalar) -> Scalar:
+    r"""$\lambda_{\max}$ in `flattest_sharpness`, without a root of the covariance.
+
+    $\Sigma^{1/2} M \Sigma^{1/2}$ has the eigenvalues of $M^{1/2} \Sigma M^{1/2}$, and
+    $M = \rho I + \beta \hat w_\star \hat w_\star^\top$ has a root in closed form, which is
+    smooth also for data of deficient rank.
+    """
+    _, along, _ = _polar(problem)
+    log_ratio = log_ratio.astype(along.dtype)
+    narrow = jnp.exp(log_ratio / 2)
+    if depth == 1:
+        wide = narrow
+    else:
+        wide = jnp.sqrt(
+            jnp.exp(log_ratio) + (depth - 1) * jnp.exp(-log_ratio / (depth - 1))
+        )
+    eye = jnp.eye(along.size, dtype=along.dtype)
+    root = narrow * eye + (wide - narrow) * jnp.outer(along, along)
+    return jnp.linalg.eigvalsh(root @ problem.covariance @ root)[-1]
+
+
+def _flattest_ratio(problem: Regression, depth: int) -> Scalar:
+    r"""The minimising $\rho = r / c$, by golden sections of $\log \rho$."""
+    problem = jax.lax.stop_gradient(problem)
+    a, _, largest = curvatures(problem)
+    if depth == 1:
+        return jnp.ones_like(a)
+    # At the minimum each of the two terms alone is at most the value at ratio 1.
+    top = _tilted(problem, depth, jnp.zeros(()))
+    tiny = jnp.finfo(a.dtype).tiny
+    low = (depth - 1) * jnp.log(jnp.maximum((depth - 1) * a / top, tiny))
+    high = jnp.log(jnp.maximum(top / largest, 1))
+    golden = (5**0.5 - 1) / 2
+
+    def narrow(_, interval):
+        low, high = interval
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        go_left = _tilted(problem, depth, left) < _tilted(problem, depth, right)
+        return jnp.where(go_left, low, left), jnp.where(go_left, right, high)
+
+    low, high = jax.lax.fori_loop(0, 80, narrow, (low, high))
+    return jnp.exp((low + high) / 2)
+
+
+def _rank_one(problem, depth, width, first, after) -> DeepLinear:
+    """Matching rank-one layers from the target to the readout, with these norms."""
+    _, along, out = _polar(problem)
+    width = along.size if width is None else width
+    hidden = jnp.zeros(width, along.dtype).at[0].set(1)
+    last = jnp.ones(1, along.dtype) if problem.readout is None else problem.readout[0] / out
+    units = [along, *[hidden] * (depth - 1), last]
+    norms = [first, *[after] * (depth - 1)]
+    pairs = zip(norms, it.pairwise(units), strict=True)
+    return DeepLinear(tuple(n * jnp.outer(then, before) for n, (before, then) in pairs))
