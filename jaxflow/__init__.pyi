@@ -42,3 +42,6 @@ from .observables import (
 
 # What papers predict: theory.<paper>.<quantity>(loss, ...)
 from . import theory as theory
+
+# Many runs, and where they are kept
+from .experiments import sweep as sweep, save as save, load as load

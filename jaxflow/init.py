@@ -53,7 +53,15 @@ def gaussian(widths: Sequence[int], *, scale: ScalarLike, key: PRNGKeyArray) -> 
     Raises:
         ValueError: If `widths` names no layer, or a width is not positive.
     """
-    return draw(widths, jax.nn.initializers.normal(scale), key=key)
+    _check_widths("gaussian", widths)
+    shapes = [(outputs, inputs) for inputs, outputs in it.pairwise(widths)]
+    ends = list(it.accumulate(rows * columns for rows, columns in shapes))
+    # One draw for all layers: a generator for each takes seconds to compile.
+    numbers = jnp.asarray(scale, float) * jr.normal(key, (ends[-1],))
+    pieces = jnp.split(numbers, ends[:-1])
+    return DeepLinear(
+        tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
+    )
 
 
 def orthogonal(

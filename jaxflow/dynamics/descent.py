@@ -1,6 +1,7 @@
 """Discrete time: gradient descent and its relatives, stepped by Optax."""
 
-from collections.abc import Callable, Mapping
+import itertools as it
+from collections.abc import Callable, Mapping, Sequence
 
 import diffrax as dfx
 import equinox as eqx
@@ -25,7 +26,7 @@ def gradient_descent(
     steps: int,
     *,
     step_size: ScalarLike | Callable[[Array], Scalar] | None = None,
-    every: int = 1,
+    every: int | Sequence[int] = 1,
     observe: Mapping[str, Observable] | None = None,
     until: Observable | None = None,
     optimizer: Optimizer = optax.sgd,
@@ -51,7 +52,9 @@ def gradient_descent(
         step_size: The step size $\eta$, or an Optax schedule, a function of the number
             of steps taken. Schedules are compared by identity: make one once, or pass
             `equinox.Partial(function, numbers)`.
-        every: Steps between two records; the start is the first record.
+        every: Steps between two records; or the numbers of steps to record after, which
+            increase up to `steps`, at the price of reverse-mode derivatives. The start is
+            always the first record.
         observe: What to report at each record, by name. Defaults to the loss alone.
         until: Stop at the first record where this observable is true.
         optimizer: An Optax optimiser that takes a step size, such as `optax.adam` or
@@ -73,16 +76,9 @@ def gradient_descent(
             loss do not fit.
     """
     dtype = check("gradient_descent", loss, network)
-    for name, count in (("steps", steps), ("every", every)):
-        if count < 1:
-            raise ValueError(
-                f"`gradient_descent({name}=...)` must be positive, but is {count}."
-            )
-    if steps % every:
-        raise ValueError(
-            f"`gradient_descent(every=...)` must divide `steps`, but is {every} for "
-            f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
-        )
+    if steps < 1:
+        raise ValueError(f"`gradient_descent(steps=...)` must be positive, but is {steps}.")
+    every = _check_every(every, steps)
     if isinstance(optimizer, optax.GradientTransformation) != (step_size is None):
         raise ValueError(
             "`gradient_descent` needs either a `step_size`, for an `optimizer` that takes "
@@ -111,6 +107,25 @@ def gradient_descent(
     return _descend(loss, network, step_size, key, tolerances, observe, until, options)
 
 
+def _check_every(every: int | Sequence[int], steps: int) -> int | tuple[int, ...]:
+    if not isinstance(every, int | np.integer):
+        every = tuple(int(count) for count in every)
+        if any(b <= a for a, b in it.pairwise((0, *every))) or every[-1:] != (steps,):
+            raise ValueError(
+                "`gradient_descent(every=...)` must be positive, increase, and end with "
+                f"`steps`, but is {every} for {steps} steps."
+            )
+        return every
+    if every < 1:
+        raise ValueError(f"`gradient_descent(every=...)` must be positive, but is {every}.")
+    if steps % every:
+        raise ValueError(
+            f"`gradient_descent(every=...)` must divide `steps`, but is {every} for "
+            f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
+        )
+    return int(every)
+
+
 def _check_step_size(step_size: Array) -> Array:
     if isinstance(step_size, Tracer):
         return step_size
@@ -129,36 +144,46 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     start = step.init(network)
     alive = jnp.ones((), bool)
 
-    @jax.checkpoint
-    def block(state, count):
-        """`every` steps from number `count`."""
-        take = lambda state, count: step(state, count)  # `scan` hashes what it is given.
-        return jax.lax.scan(take, state, count + jnp.arange(every))[0]
+    if isinstance(every, int):
+        ends = jnp.arange(every, steps + 1, every)
+        starts = ends - every
+    else:
+        ends = jnp.array(every)
+        starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
 
-    def advance(carry, count):
+    @jax.checkpoint
+    def block(state, first, end):
+        """The steps from number `first` to `end`."""
+        # A number of steps that is known beforehand makes a loop with derivatives.
+        length = every if isinstance(every, int) else end - first
+        take = lambda k, state: step(state, first + k)
+        return jax.lax.fori_loop(0, length, take, state)
+
+    def advance(carry, bounds):
         old, alive, meter_state = carry
-        new = jax.lax.cond(_any(alive), block, lambda state, _: state, old, count)
+        new = jax.lax.cond(_any(alive), block, lambda state, *_: state, old, *bounds)
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
         kept = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), new.network)
         time = jnp.where(alive, new.time, jnp.inf)
         going = alive & jnp.isfinite(norm(new.network))
         if until is not None:
             going &= ~until(loss, new.network)
-        meter_state = meter.step(meter_state, (count + every) / steps)
+        meter_state = meter.step(meter_state, bounds[1] / steps)
         return (new, going, meter_state), (kept, time, alive)
 
     carry = (start, alive, meter.init())
-    carry, saved = jax.lax.scan(advance, carry, jnp.arange(0, steps, every))
+    carry, saved = jax.lax.scan(advance, carry, (starts, ends))
     last, _, meter_state = carry
     meter.close(meter_state)
     networks, times, lived = saved
-    networks = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), network, networks)
+    join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
+    networks = jax.tree.map(join, network, networks, last.network)
     straightness = _straightness(step, last, steps)
     return Trajectory(
-        time=jnp.concatenate([start.time[None], times]),
+        time=join(start.time, times, last.time),
         observed=record(observe, loss, networks),
         network=last.network,
-        steps=every * jnp.sum(lived),
+        steps=jnp.max(jnp.where(lived, ends, 0)),
         status=judge(loss, network, last.network, tolerance, straightness),
     )
 
@@ -171,7 +196,7 @@ class _State(eqx.Module):
 
 
 class _Step(eqx.Module):
-    """One step, as the body of a scan over step numbers."""
+    """One step, from a state and the number of steps before it."""
 
     loss: AbstractLoss
     step_size: Array | Callable | None
@@ -209,7 +234,7 @@ class _Step(eqx.Module):
         else:
             elapsed = self.step_size
         time = state.time + jnp.asarray(elapsed, state.time.dtype)
-        return _State(network, memory, time, order), None
+        return _State(network, memory, time, order)
 
     def _minibatch(self, order, count):
         if self.batch_size is None:
@@ -234,7 +259,7 @@ def _straightness(step: _Step, state: _State, count: int) -> Scalar:
 
     def wander(carry, count):
         state, path = carry
-        new, _ = step(state, count)
+        new = step(state, count)
         return (new, path + between(new, state)), None
 
     begin = (state, jnp.zeros_like(state.time))

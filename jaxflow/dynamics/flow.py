@@ -133,14 +133,14 @@ def _flow(loss, network, times, observe, until, tolerance, options):
         progress_meter=progress_meter,
         throw=throw,
     )
-    (reached, _), (networks, last) = solution.ts, solution.ys  # pyright: ignore
+    (reached, end_time), (networks, last) = solution.ts, solution.ys  # pyright: ignore
     end = jax.tree.map(lambda w: w[0], last)
     # Diffrax fills the records that it never reached with infinities.
-    unreached = lambda w: jnp.where(jnp.isinf(w), jnp.nan, w)
+    finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
     verdict = judge(loss, network, end, tolerance)
     return Trajectory(
-        time=reached,
-        observed=record(observe, loss, jax.tree.map(unreached, networks)),
+        time=reached.at[-1].set(end_time[0]),
+        observed=record(observe, loss, jax.tree.map(finish, networks, end)),
         network=end,
         steps=solution.stats["num_steps"],
         status=jnp.where(dfx.is_okay(solution.result), verdict, Status.FAILED),

@@ -45,10 +45,11 @@ class Trajectory(eqx.Module):
 
     Attributes:
         time: Training time of each record. A step of size $\\eta$ takes time $\\eta$; an
-            optimiser that keeps its step size to itself takes time 1 a step. Infinite
-            for records after the end of a run that stopped early.
+            optimiser that keeps its step size to itself takes time 1 a step. The last
+            record is the end; those that a run which stopped early never reached have
+            infinite time.
         observed: The observables by name, each with the records along its first axis;
-            `nan` after the end of a run that stopped early.
+            `nan` for records that were never reached.
         network: The network at the end.
         steps: Steps taken.
         status: How the run ended, a `Status`.
@@ -80,11 +81,20 @@ def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
 def record(
     observe: Mapping[str, Observable], loss: AbstractLoss, networks: PyTree[Array]
 ) -> dict[str, PyTree[Array]]:
-    """Observe a stack of networks, one after the other to bound the memory in use."""
-    return jax.lax.map(
-        lambda network: {name: see(loss, network) for name, see in observe.items()},
-        networks,
-    )
+    """Observe a stack of networks, one after the other to bound the memory in use.
+
+    What is not finite is `nan` in every observable, and never reaches them: LAPACK, of
+    all things, is free to print, to stop or to hang.
+    """
+
+    def see(network):
+        finite = jnp.isfinite(norm(network))
+        safe = jax.tree.map(lambda w: jnp.where(finite, w, 0), network)
+        seen = {name: observable(loss, safe) for name, observable in observe.items()}
+        blank = lambda v: jnp.where(finite, v, jnp.nan) if eqx.is_inexact_array(v) else v
+        return jax.tree.map(blank, seen)
+
+    return jax.lax.map(see, networks)
 
 
 def judge(

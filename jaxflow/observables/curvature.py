@@ -102,7 +102,7 @@ def spectrum(
     Raises:
         ValueError: If more eigenvalues are asked for than there are, or none.
     """
-    flat, unravel = ravel_pytree(network)
+    flat, _ = ravel_pytree(network)
     if min(largest, smallest) < 0 or not 1 <= largest + smallest <= flat.size:
         raise ValueError(
             f"`spectrum(largest={largest}, smallest={smallest})` must ask for between 1 "
@@ -112,31 +112,50 @@ def spectrum(
         raise ValueError(
             f"`spectrum(max_matvecs=...)` must be positive, but is {max_matvecs}."
         )
-    finest = float(jnp.finfo(flat.dtype).eps)
-    tolerance = finest ** (2 / 3) if rtol is None else rtol
+    tolerance = float(jnp.finfo(flat.dtype).eps) ** (2 / 3) if rtol is None else rtol
+    return _spectrum(loss, network, largest, smallest, tolerance, max_matvecs, seed)
+
+
+@eqx.filter_jit
+def _spectrum(loss, network, largest, smallest, rtol, max_matvecs, seed):
+    flat, unravel = ravel_pytree(network)
     operator = hessian(*jax.lax.stop_gradient((loss, network)))
     apply = lambda v: ravel_pytree(operator.mv(unravel(v)))[0]
     start = jr.normal(jr.key(seed), flat.shape, flat.dtype)
-    found, matvecs = [], jnp.zeros((), jnp.int32)
+    ends = []
     for sign, count in ((1, largest), (-1, smallest)):
         if count:
             towards = lambda v, sign=sign: sign * apply(v)
-            vectors, used = _largest(towards, start, count, tolerance / 2, max_matvecs)
-            found.append(vectors[::sign])
-            matvecs += used + count
-    vectors = jax.lax.stop_gradient(jnp.concatenate(found))
-    # Rayleigh quotients at frozen vectors: second-order accurate in the vectors, with the
-    # derivative of the eigenvalues.
-    curved = hessian(loss, network)
-    images = jax.vmap(lambda v: ravel_pytree(curved.mv(unravel(v)))[0])(vectors)
-    values = jnp.sum(vectors * images, axis=1)
-    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
-    # The largest modulus known, and what rounding leaves of a product with it.
-    scale = jnp.max(jnp.linalg.norm(images, axis=1))
-    noise = flat.size**0.5 * finest * scale
-    bounds = jax.lax.stop_gradient(residuals + noise)
-    converged = jnp.all(bounds <= tolerance * scale + noise)
-    return Spectrum(values, jax.vmap(unravel)(vectors), bounds, matvecs, converged)
+            values, vectors, bounds, used, met = _largest(
+                towards, start, count, rtol, max_matvecs
+            )
+            ends.append((sign * values[::sign], vectors[::sign], bounds[::sign], used, met))
+    values, vectors, bounds, used, met = zip(*ends, strict=True)
+    vectors = jax.vmap(unravel)(jnp.concatenate(vectors))
+    values = _differentiable(loss, network, jnp.concatenate(values), vectors)
+    return Spectrum(
+        values, vectors, jnp.concatenate(bounds), sum(used), jnp.array(met).all()
+    )
+
+
+@eqx.filter_custom_jvp
+def _differentiable(loss, network, values, vectors):
+    """Eigenvalues with the derivative of Rayleigh quotients at their frozen vectors."""
+    del loss, network, vectors
+    return values
+
+
+@_differentiable.def_jvp
+def _(primals, tangents):
+    loss, network, values, vectors = primals
+
+    def quotients(loss, network):
+        images = jax.vmap(hessian(loss, network).mv)(vectors)
+        pairs = zip(jax.tree.leaves(vectors), jax.tree.leaves(images), strict=True)
+        return sum(jax.vmap(jnp.vdot)(v, image) for v, image in pairs)
+
+    _, slopes = eqx.filter_jvp(quotients, (loss, network), tangents[:2])
+    return values, slopes
 
 
 def gauss_newton_spectrum(
@@ -169,8 +188,8 @@ def _largest(
     count: int,
     rtol: float,
     max_matvecs: int,
-) -> tuple[Float[Array, "count n"], Int[Array, ""]]:
-    """Eigenvectors of the largest eigenvalues of a symmetric operator, and the products.
+):
+    """The largest eigenpairs of a symmetric operator; bounds, products, and success.
 
     Every cycle adds `keep` directions to the `keep` best Ritz vectors of the one before.
     The operator seen from the basis is computed in full rather than assumed tridiagonal,
@@ -205,7 +224,7 @@ def _largest(
         return basis, images, small, row, scale, used + 1
 
     def cycle(state):
-        *carry, before, confirming, _ = state
+        *carry, before, _, confirming, _ = state
         carry = jax.lax.fori_loop(keep, 2 * keep, extend, tuple(carry))
         basis, images, small, _, scale, used = carry
         finite = jnp.isfinite(scale)
@@ -221,7 +240,9 @@ def _largest(
         values = jnp.where(there, values, 0)
         wanted = values[:count]
         residuals = images[:count] - wanted[:, None] * ritz[:count]
-        unmet = jnp.linalg.norm(residuals, axis=1) > rtol * scale
+        # With what rounding leaves of a product.
+        bounds = jnp.linalg.norm(residuals, axis=1) + start.size**0.5 * eps * scale
+        unmet = bounds > rtol * scale + start.size**0.5 * eps * scale
         met = ~jnp.any(unmet)
         # A repeated eigenvalue shows once in a Krylov space. When all is found, look once
         # more from a random direction, and stop when that changes nothing.
@@ -231,7 +252,8 @@ def _largest(
         row = orthonormal(towards, ritz)
         twice = lambda rows: jnp.concatenate([rows, jnp.zeros_like(rows)])
         small = jnp.diag(twice(values))
-        return twice(ritz), twice(images), small, row, scale, used, wanted, met, done
+        images = twice(images)
+        return twice(ritz), images, small, row, scale, used, wanted, bounds, met, done
 
     rows = jnp.zeros((2 * keep, start.size), start.dtype)
     small = jnp.zeros((2 * keep, 2 * keep), start.dtype)
@@ -239,7 +261,9 @@ def _largest(
     row = orthonormal(start, rows)
     no = jnp.zeros((), bool)
     before = jnp.zeros(count, start.dtype)
-    state = (rows, rows, small, row, scale, used, before, no, no)
+    state = (rows, rows, small, row, scale, used, before, before, no, no)
     going = lambda state: ~state[-1] & (state[5] < max_matvecs)
-    basis, *_, used, _, _, _ = jax.lax.while_loop(going, cycle, state)
-    return basis[:count], used
+    state = jax.lax.while_loop(going, cycle, state)
+    basis, _, _, _, scale, used, values, bounds, _, done = state
+    values = jnp.where(jnp.isfinite(scale), values, jnp.nan)
+    return values, basis[:count], bounds, used, done

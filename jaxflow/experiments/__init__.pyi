@@ -1,0 +1,4 @@
+"""Many runs: sweeps over grids and seeds, their storage, and the papers' experiments."""
+
+from .store import load as load, save as save
+from .sweeps import sweep as sweep

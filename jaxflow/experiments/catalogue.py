@@ -1,0 +1,19 @@
+"""The named experiments: what `jaxflow list` lists and `jaxflow run` runs.
+
+An experiment is a module of this package with three functions: `run(**arguments)`, whose
+keyword arguments are its flags, returns a labelled tree; `summary(tree)` returns the table
+that answers its question; `figures(tree)` draws it, by name. Kept free of heavy imports.
+"""
+
+import importlib
+from types import ModuleType
+
+EXPERIMENTS = {
+    "flat-minima": "how flat training ends: flow and descent of deep linear regression "
+    "beside the bounds of Marion & Chizat (2024)",
+}
+
+
+def load_experiment(name: str) -> ModuleType:
+    """The module of a named experiment."""
+    return importlib.import_module(f"{__package__}.{name.replace('-', '_')}")

@@ -1,0 +1,136 @@
+"""Regression data: shipped with scikit-learn, from a paper, or from the user's file."""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+
+class Data(NamedTuple):
+    """One regression with one output.
+
+    Attributes:
+        x: Inputs, `(samples, in)`.
+        y: Targets, `(samples, 1)`.
+        description: What they are and what was done to them, for people.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    description: str
+
+
+def load_data(data: str, *, target: str | None = None) -> Data:
+    """Regression data by name or path.
+
+    Args:
+        data: `diabetes`, 442 patients of scikit-learn; `paper`, the synthetic data of
+            Marion & Chizat (2024); or the path of a CSV file with a header. All but the
+            paper's are centred and scaled to unit variance, column by column.
+        target: For a file, the column to predict; the others are the inputs.
+
+    Raises:
+        ValueError: If there are no such data, or they are not finite numbers.
+    """
+    if data in ("diabetes", "paper"):
+        if target is not None:
+            raise ValueError(
+                f"`--target` names a column of a CSV file, but data is {data}."
+            )
+        return _diabetes() if data == "diabetes" else paper_data()
+    path = Path(data)
+    if not path.is_file():
+        close = difflib.get_close_matches(data, ("diabetes", "paper"), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"`--data` must be 'diabetes', 'paper' or the path of a CSV file, but there is "
+            f"no file {data!r}.{hint}"
+        )
+    return _file(path, target)
+
+
+def paper_data() -> Data:
+    """The data of the linear experiments of Marion & Chizat (2024), as published.
+
+    50 standard normal samples in 5 dimensions with unit noise; targets divided by the norm
+    of the least-squares solution. JAX 0.5 changed its random numbers: the paper's need the
+    older generator, and float32.
+    """
+    with jax.threefry_partitionable(False):
+        key = jr.split(jr.PRNGKey(0))[1]
+        draws = []
+        for shape in ((50, 5), (50, 5), (5,), (50,)):  # The second is the paper's test set.
+            key, subkey = jr.split(key)
+            draws.append(np.asarray(jr.normal(subkey, shape, jnp.float32), float))
+    x, _, direction, noise = draws
+    y = x @ direction + noise
+    y = y / np.linalg.norm(np.linalg.lstsq(x, y)[0])
+    return Data(x, y[:, None], "Marion & Chizat (2024): 50 samples, 5 inputs, |w*| = 1")
+
+
+def _diabetes() -> Data:
+    try:
+        from sklearn.datasets import load_diabetes
+    except ImportError as error:
+        raise ValueError(
+            "The diabetes data come with scikit-learn: `pip install 'jaxflow[run]'`."
+        ) from error
+    raw = load_diabetes(as_frame=True)
+    return _standardise(raw["data"], raw["target"], "diabetes (scikit-learn)")  # pyright: ignore
+
+
+def _file(path: Path, target: str | None) -> Data:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} must be a CSV file with a header, but {error}."
+        ) from error
+    columns = list(table.columns)
+    if target not in columns:
+        close = difflib.get_close_matches(str(target), columns, n=1)
+        hint = f" Did you mean {close[0]!r}?" if target and close else ""
+        raise ValueError(
+            f"`--target` must name a column of {path}, but is {target!r}.{hint} There are "
+            f"{', '.join(map(repr, columns[:20]))}{', ...' if len(columns) > 20 else ''}."
+        )
+    text = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
+    if text:
+        example = table[text[0]].iloc[0] if len(table) else ""
+        raise ValueError(
+            f"{path} must hold numbers only, but so do not the columns "
+            f"{', '.join(map(repr, text))} (such as {example!r}). Drop or encode them."
+        )
+    values = table.to_numpy(float)
+    if len(values) < 2 or len(columns) < 2:
+        raise ValueError(
+            f"{path} must hold at least two samples and two columns, but holds "
+            f"{len(values)} and {len(columns)}."
+        )
+    if bad := np.argwhere(~np.isfinite(values)).tolist():
+        row, column = bad[0]
+        raise ValueError(
+            f"{path} must hold finite numbers, but {len(bad)} entries do not, the first "
+            f"in line {row + 2}, column {columns[column]!r}. Drop or fill them."
+        )
+    return _standardise(table.drop(columns=target), table[target], path.name)
+
+
+def _standardise(inputs, target, name) -> Data:
+    x, y = inputs.to_numpy(float), target.to_numpy(float)[:, None]
+    spread = x.std(axis=0)
+    varies = spread > 1e-12 * np.maximum(np.abs(x).max(axis=0), 1e-300)
+    if not varies.any() or y.std() == 0:
+        raise ValueError(f"{name} must hold a target and an input that vary.")
+    dropped = list(inputs.columns[~varies])
+    note = f"; without the constant {', '.join(map(str, dropped))}" if dropped else ""
+    x = (x[:, varies] - x[:, varies].mean(axis=0)) / spread[varies]
+    y = (y - y.mean()) / y.std()
+    size = f"{len(x)} samples, {x.shape[1]} inputs, target {target.name!r}"
+    return Data(x, y, f"{name}: {size}, standardised{note}")

@@ -1,0 +1,111 @@
+"""Results on disk: zarr, with where they came from."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+Result = xr.Dataset | xr.DataTree
+
+
+def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Store a labelled result as zarr, in one piece or not at all.
+
+    Args:
+        result: A dataset, or a tree of them.
+        path: A directory that does not exist yet.
+        overwrite: Replace a result that is stored there.
+
+    Raises:
+        ValueError: If `path` exists, unless it may be overwritten and holds a result.
+    """
+    path = Path(path)
+    check_free(path, overwrite, marker="zarr.json")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        result.to_zarr(part, mode="w-", consolidated=False)
+        replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def load(path: str | Path) -> Result:
+    """A result that `save` stored, read from disk when it is used.
+
+    Raises:
+        ValueError: If there is no result at `path`.
+    """
+    if not (Path(path) / "zarr.json").is_file():
+        raise ValueError(f"There must be a stored result at {path}, but there is none.")
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    return tree if tree.children else tree.to_dataset()
+
+
+def provenance(experiment: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Where a result comes from, as attributes that can be stored with it."""
+    import jax
+
+    packages = ("jaxflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    device = jax.local_devices()[0]
+    return {
+        "experiment": experiment,
+        "arguments": json.dumps(arguments),
+        "versions": json.dumps(versions | {"python": platform.python_version()}),
+        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "platform": platform.platform(),
+        "float64": int(jax.config.read("jax_enable_x64")),
+        "commit": _commit(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def check_free(path: Path, overwrite: bool, *, marker: str):
+    """Refuse a path that holds something, or something else than what has `marker`.
+
+    Raises:
+        ValueError: If so.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / marker).exists():
+        raise ValueError(
+            f"{path} must be free, but holds something that is not a result. Move it "
+            "away, or choose another path."
+        )
+    if not overwrite:
+        raise ValueError(
+            f"{path} must be free, but holds another result. Choose another path, or "
+            "say that it may be overwritten."
+        )
+
+
+def replace(part: Path, path: Path):
+    """Put `part` in the place of `path`, which is there until `part` is."""
+    old = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.old")
+    if path.exists():
+        os.rename(path, old)
+    os.rename(part, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package is in, if it is in one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        words = ("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40")
+        return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
