@@ -127,7 +127,7 @@ def balanced(
     pad = (0, width - rank)
     first = jnp.pad(root[:, None] * right, (pad, (0, 0)))
     between = jnp.diag(jnp.pad(root, pad))
-    last = jnp.pad(left * root, ((0, 0), pad))
+    last = jnp.pad(left * root[None], ((0, 0), pad))
     return DeepLinear((first, *(between,) * (depth - 2), last))
 
 

@@ -7,7 +7,6 @@ are half as large, and whose flow takes the same path at half the speed.
 """
 
 import abc
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -51,7 +50,7 @@ class AbstractLoss(eqx.Module):
         """The number of samples that mini-batches are drawn from, if there are any."""
         return None
 
-    def select(self, indices: Int[Array, " batch"]) -> Self:
+    def select(self, indices: Int[Array, " batch"]) -> "AbstractLoss":
         """The same loss on some of its samples."""
         del indices
         return self

@@ -160,7 +160,7 @@ def _(primals, tangents):
 
 def gauss_newton_spectrum(
     loss: Regression, network: DeepLinear
-) -> Float[Array, " outputs*inputs"]:
+) -> Float[Array, " eigenvalues"]:
     r"""All eigenvalues that the Hessian can have at a minimum, exactly, largest first.
 
     At a minimum the nonzero eigenvalues of the Hessian are those of the small matrix
@@ -173,7 +173,7 @@ def gauss_newton_spectrum(
         network: Where, in principle at a minimum.
     """
     variances, axes = jnp.linalg.eigh(loss.covariance)
-    root = axes * jnp.sqrt(jnp.maximum(variances, 0))
+    root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     inner = [a @ root for a in network.from_input[:-1]]
     outer = network.to_output[1:]
     if loss.readout is not None:

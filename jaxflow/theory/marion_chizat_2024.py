@@ -270,6 +270,7 @@ def _flattest_ratio(problem: Regression, depth: int) -> Scalar:
     tiny = jnp.finfo(a.dtype).tiny
     low = (depth - 1) * jnp.log(jnp.maximum((depth - 1) * a / top, tiny))
     high = jnp.log(jnp.maximum(top / largest, 1))
+    low, high = jnp.where(a > 0, low, 0), jnp.where(a > 0, high, 0)  # No target, no tilt.
     golden = (5**0.5 - 1) / 2
 
     def narrow(_, interval):

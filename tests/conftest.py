@@ -1,0 +1,36 @@
+"""What all tests share: float64, strict promotion, and problems that compile once."""
+
+import json
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+import jax.random as jr  # noqa: E402
+import pytest  # noqa: E402
+
+import jaxflow as jf  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def problem() -> jf.Regression:
+    """Fifty samples in five dimensions, one output, and a floor above zero."""
+    kx, kw, kn = jr.split(jr.key(0), 3)
+    x = jr.normal(kx, (50, 5))
+    return jf.regression(x, x @ jr.normal(kw, (5, 1)) + 0.5 * jr.normal(kn, (50, 1)))
+
+
+@pytest.fixture(scope="session")
+def network() -> jf.DeepLinear:
+    """Three layers that fit `problem`, somewhere on the way."""
+    return jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=jr.key(1))
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict:
+    """Values of an independent numpy and scipy implementation."""
+    path = Path(__file__).parent / "data" / "marion_chizat.json"
+    return json.loads(path.read_text())
