@@ -40,10 +40,13 @@ class AbstractLoss(eqx.Module):
         return self.floor + self.excess(network)
 
     def __add__(self, other: "AbstractLoss") -> "Sum":
-        return Sum((self, other), (jnp.ones(()), jnp.ones(())))  # pyright: ignore
+        (terms, factors), (more, others) = _parts(self), _parts(other)
+        return Sum(terms + more, factors + others)  # pyright: ignore
 
     def __rmul__(self, factor: ScalarLike) -> "Sum":
-        return Sum((self,), (jnp.asarray(factor, float),))  # pyright: ignore
+        terms, factors = _parts(self)
+        scaled = tuple(jnp.asarray(factor, float) * f for f in factors)
+        return Sum(terms, scaled)  # pyright: ignore
 
     @property
     def samples(self) -> int | None:
@@ -86,6 +89,12 @@ class Sum(AbstractLoss):
     def select(self, indices: Int[Array, " batch"]) -> "Sum":
         terms = tuple(term.select(indices) for term in self.terms)
         return eqx.tree_at(lambda s: s.terms, self, terms)
+
+
+def _parts(loss: AbstractLoss) -> tuple[tuple[AbstractLoss, ...], tuple[Array, ...]]:
+    return (
+        (loss.terms, loss.factors) if isinstance(loss, Sum) else ((loss,), (jnp.ones(()),))
+    )
 
 
 class Regression(AbstractLoss):

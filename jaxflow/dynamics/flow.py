@@ -66,7 +66,7 @@ def gradient_flow(
         RuntimeError: If the integration fails, or traced `times` do not increase.
     """
     dtype = check("gradient_flow", loss, network)
-    finest = 100 * float(jnp.finfo(dtype).eps)
+    finest = 8 * float(jnp.finfo(dtype).eps)
     rtol = (1e-8 if finest < 1e-8 else 1e-5) if rtol is None else rtol
     atol = rtol / 100 if atol is None else atol
     if not rtol >= finest:

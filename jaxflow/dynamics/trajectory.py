@@ -23,8 +23,9 @@ class Status(enum.IntEnum):
     - `CONVERGED`: the excess is at most `tolerance` $\Delta$; or, where the loss cannot
       reach its floor, $\|\theta\| \|\nabla \mathcal L\| \le \sqrt{\texttt{tolerance}}\,
       \Delta$ away from zero.
-    - `COLLAPSED`: the loss is that of zero weights up to $\sqrt{\texttt{tolerance}}\,
-      \Delta$, and the weights are smaller than at the start.
+    - `COLLAPSED`: the loss has become that of zero weights, up to
+      $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
+      have halved.
     - `OSCILLATING`: of the path of eight further steps, less than a quarter is net
       displacement. Steps that cancel are what descent does above $2/$sharpness.
     - `DIVERGED`: not finite, or the excess is above $10^3 \Delta$.
@@ -108,15 +109,17 @@ def judge(
     loss, start, end = jax.lax.stop_gradient((loss, start, end))
     excess, slope = jax.value_and_grad(loss.excess)(end)
     at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
-    scale = jnp.maximum(loss.excess(start), at_zero)
+    at_start = loss.excess(start)
+    scale = jnp.maximum(at_start, at_zero)
     root = jnp.sqrt(tolerance).astype(scale.dtype)
     size = norm(end)
     like_zero = jnp.abs(excess - at_zero) <= root * scale
+    fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < norm(start) / 2)
     at_rest = (size * norm(slope) <= root * scale) & ~like_zero
     cases = (
         (~jnp.isfinite(excess + size) | (excess > 1e3 * scale), Status.DIVERGED),
         ((excess <= tolerance * scale) | at_rest, Status.CONVERGED),
-        (like_zero & (size < norm(start)), Status.COLLAPSED),
+        (like_zero & fallen, Status.COLLAPSED),
         (straightness < 0.25, Status.OSCILLATING),
     )
     conditions, verdicts = zip(*cases, strict=True)

@@ -1,0 +1,97 @@
+"""Singular structure: closed forms, degenerate values, and random baselines."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import jaxflow as jf
+
+RAGGED = (4, 6, 3, 2)
+
+
+@pytest.fixture
+def ragged():
+    return jf.init.gaussian(RAGGED, scale=0.5, key=jr.key(0))
+
+
+@pytest.fixture
+def rank_one():
+    return jf.init.balanced_rank_one(RAGGED, scale=0.8, key=jr.key(1))
+
+
+def test_balanced_rank_one_layers_are_aligned_and_flat_in_rank(problem, rank_one):
+    np.testing.assert_allclose(jf.alignment(problem, rank_one), 1, rtol=1e-12)
+    np.testing.assert_allclose(jf.imbalance(problem, rank_one), 0, atol=1e-14)
+    np.testing.assert_allclose(jf.stable_rank(problem, rank_one), 1, rtol=1e-12)
+    np.testing.assert_allclose(jf.rank_one_gap(problem, rank_one), 0, atol=1e-14)
+    np.testing.assert_allclose(jf.gains(problem, rank_one), 0.8, rtol=1e-12)
+
+
+def test_alignment_agrees_with_numpy(problem, ragged):
+    factors = [np.linalg.svd(np.asarray(w)) for w in ragged.weights]
+    wanted = [abs(u[:, 0] @ v[0]) for (u, _, _), (_, _, v) in zip(factors, factors[1:])]  # noqa: B905, RUF007
+    np.testing.assert_allclose(jf.alignment(problem, ragged), wanted, rtol=1e-10)
+
+
+def test_spaces_of_repeated_singular_values_are_aligned_where_vectors_are_not(problem):
+    """Two orthogonal layers share every space, whatever vectors the decomposition picks."""
+    turn = jf.init.orthogonal((4, 4, 4), key=jr.key(2))
+    np.testing.assert_allclose(jf.alignment(problem, turn, rank=4), 1, rtol=1e-12)
+    assert jf.alignment(problem, turn)[0] < 0.999
+
+
+def test_random_layers_have_the_random_baseline(problem):
+    keys = jr.split(jr.key(0), 400)
+    networks = jax.vmap(lambda k: jf.init.gaussian((8, 8, 8), scale=1.0, key=k))(keys)
+    squares = jax.vmap(lambda n: jf.alignment(problem, n, rank=2)[0] ** 2)(networks)
+    error = jnp.std(squares) / 20
+    assert abs(jnp.mean(squares) - 2 / 8) < 4 * error
+
+
+def test_singular_values_are_filled_up(problem, ragged):
+    values = jf.singular_values(problem, ragged)
+    assert values.shape == (3, 4)
+    assert jnp.isnan(values).sum(axis=1).tolist() == [0, 1, 2]
+    wanted = np.linalg.svd(np.asarray(ragged.weights[2]), compute_uv=False)
+    np.testing.assert_allclose(values[2, :2], wanted, rtol=1e-12)
+
+
+def test_imbalance_and_gap_agree_with_their_definitions(problem, ragged):
+    a, b, c = (np.asarray(w) for w in ragged.weights)
+    wanted = [np.linalg.norm(b.T @ b - a @ a.T), np.linalg.norm(c.T @ c - b @ b.T)]
+    np.testing.assert_allclose(jf.imbalance(problem, ragged), wanted, rtol=1e-12)
+    gaps = [np.linalg.norm(w) ** 2 - np.linalg.norm(w, 2) ** 2 for w in (a, b, c)]
+    np.testing.assert_allclose(jf.rank_one_gap(problem, ragged), gaps, rtol=1e-10)
+    ranks = [(np.linalg.norm(w) / np.linalg.norm(w, 2)) ** 2 for w in (a, b, c)]
+    np.testing.assert_allclose(jf.stable_rank(problem, ragged), ranks, rtol=1e-10)
+
+
+def test_gains_multiply_to_the_gain_of_the_network(problem, ragged):
+    signal = jnp.array([1.0, -2.0, 0.5, 0.0])
+    total = jnp.linalg.norm(ragged(signal)) / jnp.linalg.norm(signal)
+    gains = jf.gains(problem, ragged, signal=signal)
+    np.testing.assert_allclose(jnp.prod(gains), total, rtol=1e-12)
+    top = jnp.linalg.norm(ragged.product, 2)
+    np.testing.assert_allclose(jnp.prod(jf.gains(problem, ragged)), top, rtol=1e-12)
+
+
+def test_the_origin_has_no_structure_and_no_nan(problem, ragged):
+    zero = jax.tree.map(jnp.zeros_like, ragged)
+    assert jf.stable_rank(problem, zero).tolist() == [0, 0, 0]
+    assert jf.gains(problem, zero).tolist() == [0, 0, 0]
+    assert jf.imbalance(problem, zero).tolist() == [0, 0]
+    assert jnp.isfinite(jf.alignment(problem, zero)).all()
+
+
+def test_depth_one_has_no_pairs(problem):
+    single = jf.DeepLinear((jnp.ones((1, 5)),))
+    assert (
+        jf.alignment(problem, single).shape == jf.imbalance(problem, single).shape == (0,)
+    )
+
+
+def test_rank_is_checked(problem, ragged):
+    with pytest.raises(ValueError, match="between 1 and the smallest width, 2, but is 3"):
+        jf.alignment(problem, ragged, rank=3)
