@@ -4,7 +4,6 @@ import functools as ft
 import importlib.metadata
 import inspect
 import json
-import os
 import shutil
 import sys
 import time
@@ -99,7 +98,6 @@ def _run(
     say = lambda words: print(
         f"[{time.perf_counter() - started:5.1f} s] {words}", flush=True
     )
-    os.environ.setdefault("MPLBACKEND", "Agg")
     import jax
 
     jax.config.update("jax_enable_x64", float64)

@@ -151,7 +151,8 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     """The figures, by name."""
-    import matplotlib.pyplot as plt
+    # Not `pyplot`, which would keep the figures, and show them, by itself.
+    from matplotlib.figure import Figure
 
     from . import plot
 
@@ -163,10 +164,8 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
         ("paths", (plot.loss_in_time, plot.sharpness_in_time)),
         ("structure", (plot.misalignment_in_time, plot.rank_one_gap_in_time)),
     ):
-        size = (11, 1 + 3.8 * len(rows))
-        figure, axes = plt.subplots(
-            len(rows), 2, figsize=size, squeeze=False, layout="constrained"
-        )
+        figure = Figure(figsize=(11, 1 + 3.8 * len(rows)), layout="constrained")
+        axes = figure.subplots(len(rows), 2, squeeze=False)
         for row, draw in zip(axes, rows, strict=True):
             for axis, (start, title) in zip(row, STARTS.items(), strict=True):
                 draw(tree[start].to_dataset(), axis)

@@ -80,7 +80,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
         ("a,y\n", "y", "two samples and two columns, but holds 0 and 2"),
         ("", "y", "CSV file with a header"),
         ("a,y\n1,2\n3,4,5\n", "y", "CSV file with a header.* line 3"),
-        ("a,b,y\n1,2,3,4\n2,3,5,9\n3,5,1,0\n", "y", "CSV file with a header"),
+        ("a,b,y\n1,2,3,4\n2,3,5,9\n3,5,1,0\n", "y", "table.csv"),
         ("a,y\n1,7\n2,7\n3,7\n", "y", "target and an input that vary"),
         ("a,y\n1,0.1\n2,0.1\n3,0.1\n", "y", "target and an input that vary"),
         ("a,y\n5,1\n5,2\n", "y", "target and an input that vary"),

@@ -1,0 +1,241 @@
+"""The command line: answers at once, refuses before it runs, and stores what it ran."""
+
+import functools as ft
+import json
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import jaxflow as jf
+from jaxflow.__main__ import main
+from jaxflow.experiments import flat_minima
+
+FIGURES = {"sharpness", "distance", "verdicts", "paths", "structure"}
+SMALL = (
+    "run flat-minima --data paper --quick --depth 2 --steps 200 --seeds 2 --scales 0.3 "
+    "--residual-scales 0.5 --step-sizes 0.02 0.3"
+)
+
+
+def call(words):
+    """Answer a command, and return the exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["jaxflow", *words.split()])
+        patch.setenv("MPLBACKEND", "Agg")
+        with pytest.raises(SystemExit) as exit:
+            main()
+    plt.close("all")
+    return exit.value.code or 0
+
+
+def contents(directory):
+    """What is in a directory, with its content."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    return {str(p.relative_to(directory)): p.read_bytes() for p in paths}
+
+
+@pytest.fixture
+def no_run(monkeypatch):
+    """An experiment that must not be run."""
+
+    @ft.wraps(flat_minima.run)
+    def run(**arguments):
+        pytest.fail(f"it ran with {arguments}")
+
+    monkeypatch.setattr(flat_minima, "run", run)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a small run, started once."""
+    out = tmp_path_factory.mktemp("small") / "out"
+    assert call(f"{SMALL} --out {out}") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def tree(finished):
+    return jf.load(finished / "results.zarr")
+
+
+def test_list_names_the_experiments(capsys):
+    assert call("list") == 0
+    assert capsys.readouterr().out.startswith("flat-minima: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        ("--help", "Training dynamics"),
+        ("run --help", "flat-minima"),
+        ("run flat-minima --help", "--residual-scales"),
+    ],
+)
+def test_help_tells_what_there_is(capsys, words, fact):
+    assert call(words) == 0
+    assert fact in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["list", "--help", "run flat-minima --help"])
+def test_answers_do_not_wait_for_jax(words):
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('slow' if 'jax' in sys.modules else 'fast'))\n"
+        f"sys.argv = ['jaxflow', *{words.split()}]\n"
+        "import jaxflow.__main__ as command\n"
+        "command.main()"
+    )
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("fast\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        ("flat-minmia", '"flat-minima"'),
+        ("flat-minima --step-size 0.1", "--step-sizes"),
+        ("flat-minima --depth deep", "--depth"),
+        ("flat-minima --depth 1", "`depth` must be at least 2, but is 1"),
+        ("flat-minima --seeds 0", "`seeds` must be at least 1, but is 0"),
+        ("flat-minima --data diabtes", "Did you mean 'diabetes'?"),
+        ("flat-minima --scales -0.3 0.2", "`scales` must hold"),
+        ("flat-minima --scales 0", "`scales` must hold"),
+        ("flat-minima --scales nan", "`scales` must hold"),
+        ("flat-minima --scales", "`scales` must hold"),
+        ("flat-minima --residual-scales -1", "`residual_scales` must hold"),
+        ("flat-minima --step-sizes 0.1 0.1", "`step_sizes` must hold"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_before_anything_runs(
+    tmp_path, monkeypatch, capsys, words, fact
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jf, "sweep", lambda *_, **__: pytest.fail("it ran"))
+    assert call(f"run {words}") != 0
+    printed = capsys.readouterr()
+    assert fact in printed.out + printed.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize(
+    ("file", "flags", "fact"),
+    [
+        ("out/run.json", "", "another result"),
+        ("out/thesis.txt", "", "not a result"),
+        ("out/thesis.txt", "--overwrite", "not a result"),
+        ("out", "--overwrite", "not a result"),
+    ],
+    ids=["another run", "foreign", "foreign, overwrite", "a file"],
+)
+def test_an_out_that_is_taken_is_refused_and_left_untouched(
+    tmp_path, capsys, file, flags, fact
+):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("before")
+    assert call(f"{SMALL} --out {tmp_path}/out {flags}") == 2
+    assert fact in capsys.readouterr().err
+    assert contents(tmp_path) == {file: b"before"}
+
+
+@pytest.mark.usefixtures("no_run")
+def test_an_out_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert call(f"{SMALL} --out {tmp_path}/file/out") == 2
+    assert f"{tmp_path}/file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize("data", ["", "--data diabetes"], ids=["by default", "by name"])
+def test_results_go_by_the_names_of_experiment_and_data(
+    tmp_path, monkeypatch, capsys, data
+):
+    (tmp_path / "results" / "flat-minima-diabetes").mkdir(parents=True)
+    (tmp_path / "results" / "flat-minima-diabetes" / "run.json").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert call(f"run flat-minima {data}") == 2
+    assert "results/flat-minima-diabetes must be free" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    @ft.wraps(flat_minima.run)
+    def run(**arguments):
+        raise ValueError("no minimum anywhere")
+
+    monkeypatch.setattr(flat_minima, "run", run)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("before")
+    assert call(f"{SMALL} --out {tmp_path}/out --overwrite") == 2
+    assert contents(tmp_path) == {"out/run.json": b"before"}
+
+
+def test_a_run_takes_the_place_of_another_when_asked(tmp_path, monkeypatch, tree):
+    @ft.wraps(flat_minima.run)
+    def run(**arguments):
+        return tree.copy()
+
+    monkeypatch.setattr(flat_minima, "run", run)
+    (tmp_path / "out").mkdir()
+    for name in ("run.json", "old.png"):
+        (tmp_path / "out" / name).write_text("before")
+    assert call(f"{SMALL} --out {tmp_path}/out --overwrite --seed 7") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "old.png").exists()
+    stamp = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert json.loads(stamp["arguments"])["seed"] == 7
+
+
+def test_a_run_leaves_results_a_table_figures_and_a_stamp(finished):
+    names = {"results.zarr", "summary.csv", "run.json", *(f"{n}.png" for n in FIGURES)}
+    assert {path.name for path in finished.iterdir()} == names
+    assert [path.name for path in finished.parent.iterdir()] == ["out"]
+
+
+def test_figures_are_png(finished):
+    heads = {path.read_bytes()[:4] for path in finished.glob("*.png")}
+    assert heads == {b"\x89PNG"}
+
+
+def test_a_stamp_says_where_the_run_came_from(finished, tree):
+    stamp = json.loads((finished / "run.json").read_text())
+    assert stamp.items() <= tree.attrs.items()
+    assert {"experiment", "device", "commit", "created", "seconds"} <= stamp.keys()
+    assert json.loads(stamp["arguments"])["step_sizes"] == [0.02, 0.3]
+    assert {"jax", "jaxflow", "python"} <= json.loads(stamp["versions"]).keys()
+
+
+@pytest.mark.parametrize("start", ["gaussian", "residual"])
+def test_flow_is_step_size_zero_beside_descent(tree, start):
+    runs = tree[start]
+    sizes = {name: runs.sizes[name] for name in ("step_size", "scale", "seed")}
+    assert sizes == {"step_size": 3, "scale": 1, "seed": 2}
+    assert runs.step_size.to_numpy().tolist() == [0.0, 0.02, 0.3]
+
+
+@pytest.mark.parametrize("start", ["gaussian", "residual"])
+def test_every_run_has_a_status(tree, start):
+    assert np.isin(tree[start].status, [int(status) for status in jf.Status]).all()
+
+
+@pytest.mark.parametrize("start", ["gaussian", "residual"])
+def test_runs_that_converged_are_no_flatter_than_the_flattest_minimiser(tree, start):
+    ends = tree[start].to_dataset().isel(record=-1)
+    converged = ends.sharpness.where(ends.status == jf.Status.CONVERGED)
+    assert converged.notnull().any()
+    assert converged.min() >= ends.attrs["flattest_sharpness"] * (1 - 1e-6)
+
+
+def test_residual_flow_converges(tree):
+    flow = tree["residual"].sel(step_size=0.0)
+    assert (flow.status == jf.Status.CONVERGED).all()
+
+
+def test_the_table_has_a_row_for_each_start_and_step_size(finished):
+    lines = (finished / "summary.csv").read_text().splitlines()
+    rows = [tuple(line.split(",")[:2]) for line in lines[1:]]
+    sizes = ("flow", "0.02", "0.3")
+    assert rows == [(start, size) for start in ("gaussian", "residual") for size in sizes]
