@@ -133,9 +133,8 @@ def _spectrum(loss, network, largest, smallest, rtol, max_matvecs, seed):
     values, vectors, bounds, used, met = zip(*ends, strict=True)
     vectors = jax.vmap(unravel)(jnp.concatenate(vectors))
     values = _differentiable(loss, network, jnp.concatenate(values), vectors)
-    return Spectrum(
-        values, vectors, jnp.concatenate(bounds), sum(used), jnp.array(met).all()
-    )
+    matvecs, converged = jnp.stack(used).sum(), jnp.stack(met).all()
+    return Spectrum(values, vectors, jnp.concatenate(bounds), matvecs, converged)
 
 
 @eqx.filter_custom_jvp
