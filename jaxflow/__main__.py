@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 import time
-import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -57,7 +56,8 @@ def _command(name: str):
     experiment = catalogue.load_experiment(name)
 
     def command(*, out=None, overwrite=False, float64=True, **arguments):
-        _run(name, experiment, arguments, out, overwrite, float64)
+        defaults = {parameter.name: parameter.default for parameter in own}
+        _run(name, experiment, defaults | arguments, out, overwrite, float64)
 
     option = ft.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
     where = "Directory for the results. By default `results/EXPERIMENT-DATA`."
@@ -89,29 +89,38 @@ def _run(
     overwrite: bool,
     float64: bool,
 ):
-    from .experiments.store import check_free, replace
+    from .experiments.store import beside, check_free, replace
 
     stem = Path(arguments.get("data", "")).stem
     out = Path("results", f"{name}-{stem}" if stem else name) if out is None else out
     check_free(out, overwrite, marker="run.json")
-    started = time.perf_counter()
-    say = lambda words: print(
-        f"[{time.perf_counter() - started:5.1f} s] {words}", flush=True
-    )
-    import jax
-
-    jax.config.update("jax_enable_x64", float64)
-    tree = experiment.run(**arguments, progress=say)
-    part = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.part")
-    part.mkdir(parents=True)
+    # Everything is written beside `out` first, where a full or closed disk shows at once.
+    part, new = beside(out, "part"), not out.parent.exists()
     try:
-        _write(part, name, experiment, arguments, tree, time.perf_counter() - started)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{out} must be a path to write to, but {error}.") from error
+    try:
+        started = time.perf_counter()
+        clock = lambda: time.perf_counter() - started
+        say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
+        _enable(float64)
+        tree = experiment.run(**arguments, progress=say)
+        _write(part, name, experiment, arguments, tree, clock())
         replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if new and not any(out.parent.iterdir()):
+            out.parent.rmdir()
     print(experiment.headline(tree))
     _show(experiment.summary(tree))
     say(f"results, {len(list(out.glob('*.png')))} figures and the table are in {out}")
+
+
+def _enable(float64: bool):
+    import jax
+
+    jax.config.update("jax_enable_x64", float64)
 
 
 def _write(directory, name, experiment, arguments, tree, seconds):

@@ -84,8 +84,11 @@ def residual(width: int, depth: int, *, scale: ScalarLike, key: PRNGKeyArray) ->
     Raises:
         ValueError: If `width` or `depth` is not positive.
     """
-    if depth < 1:
-        raise ValueError(f"`init.residual(depth=...)` must be positive, but is {depth}.")
+    for name, size in (("width", width), ("depth", depth)):
+        if size < 1:
+            raise ValueError(
+                f"`init.residual({name}=...)` must be positive, but is {size}."
+            )
     noise = gaussian((width,) * (depth + 1), scale=1.0, key=key)
     size = jnp.asarray(scale) / (depth * width) ** 0.5
     return jax.tree.map(

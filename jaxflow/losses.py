@@ -170,6 +170,11 @@ class MeanSquaredError(AbstractLoss):
     def excess(self, network: PyTree[Array]) -> Scalar:
         outputs = jax.vmap(network)(self.x)  # pyright: ignore
         if self.readout is not None:
+            if outputs.shape[1:] != self.readout.shape[1:]:
+                raise ValueError(
+                    f"The network must feed the readout's {self.readout.shape[1]} inputs, "
+                    f"but returns {outputs.shape[1:]}."
+                )
             outputs = outputs @ self.readout.T
         if outputs.shape != self.y.shape:
             raise ValueError(

@@ -75,6 +75,10 @@ class DeepLinear(eqx.Module):
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """The output for one input."""
+        if x.shape != (self.widths[0],):
+            raise ValueError(
+                f"The network must accept {x.size} inputs, but has widths {self.widths}."
+            )
         return ft.reduce(lambda h, w: w @ h, self.weights, x)
 
 

@@ -10,151 +10,118 @@ import pytest
 
 import jaxflow as jf
 
-WIDTHS = (4, 4, 4)
-STARTS = {
-    "gaussian": lambda scale, key: jf.init.gaussian(WIDTHS, scale=scale, key=key),
-    "orthogonal": lambda scale, key: jf.init.orthogonal(WIDTHS, scale=scale, key=key),
-    "residual": lambda scale, key: jf.init.residual(4, 2, scale=scale, key=key),
-    "balanced_rank_one": lambda scale, key: jf.init.balanced_rank_one(
-        WIDTHS, scale=scale, key=key
-    ),
-    "draw": lambda scale, key: jf.init.draw(
-        WIDTHS, jax.nn.initializers.normal(scale), key=key
-    ),
-}
-RAGGED = (4, 3, 5, 1)
+init, normal = jf.init, jax.nn.initializers.normal
+SQUARE, RAGGED = (4, 4, 4), (4, 3, 5, 1)
 OF_WIDTHS = {
-    "gaussian": lambda widths, key: jf.init.gaussian(widths, scale=0.5, key=key),
-    "orthogonal": lambda widths, key: jf.init.orthogonal(widths, key=key),
-    "balanced_rank_one": lambda widths, key: jf.init.balanced_rank_one(
-        widths, scale=0.5, key=key
-    ),
-    "draw": lambda widths, key: jf.init.draw(
-        widths, jax.nn.initializers.lecun_normal(), key=key
-    ),
+    "gaussian": init.gaussian,
+    "orthogonal": init.orthogonal,
+    "balanced_rank_one": init.balanced_rank_one,
+    "draw": lambda widths, *, scale, key: init.draw(widths, normal(scale), key=key),
 }
-start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
-of_widths = pytest.mark.parametrize("start", OF_WIDTHS.values(), ids=OF_WIDTHS.keys())
+STARTS = OF_WIDTHS | {
+    "residual": lambda widths, **options: init.residual(4, len(widths) - 1, **options)
+}
+start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+of_widths = pytest.mark.parametrize("start", OF_WIDTHS.values(), ids=OF_WIDTHS)
+close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
-def many(start, *, count=2000):
-    """The weights of many starts, each stacked along its first axis."""
-    network = jax.jit(jax.vmap(start))(jr.split(jr.key(3), count))
+def many(start):
+    """The weights of two thousand starts, each stacked along its first axis."""
+    network = jax.jit(jax.vmap(lambda key: start(key=key)))(jr.split(jr.key(3), 2000))
     return [np.asarray(weight) for weight in network.weights]
 
 
-def z_score(samples, mean):
-    """How many standard errors independent samples are off their mean, at most."""
-    errors = samples.std(axis=0) / len(samples) ** 0.5
-    return np.abs((samples.mean(axis=0) - mean) / errors).max()
+def assert_moments(samples, moments):
+    """Entries have these moments, within four standard errors of independent samples."""
+    for power, moment in moments.items():
+        powers = samples**power
+        errors = powers.std(axis=0) / len(powers) ** 0.5
+        assert np.abs((powers.mean(axis=0) - moment) / errors).max() < 4
 
 
-def grams(network):
-    """What a balanced network has equal in neighbouring layers."""
-    for first, then in it.pairwise(map(np.asarray, network.weights)):
-        yield first @ first.T, then.T @ then
+def assert_balanced(network):
+    for first, then in it.pairwise(network.weights):
+        close(first @ first.T, then.T @ then)
 
 
 @of_widths
 def test_a_start_has_the_widths_asked_for(start):
-    assert start(RAGGED, jr.key(0)).widths == RAGGED
-
-
-@start
-def test_a_start_has_the_default_precision(start):
-    assert {w.dtype for w in start(0.5, jr.key(0)).weights} == {np.dtype("float64")}
+    assert start(RAGGED, scale=0.5, key=jr.key(0)).widths == RAGGED
 
 
 @start
 def test_a_batch_of_starts_holds_those_of_its_keys(start):
     keys = jr.split(jr.key(1), 3)
-    batch = jax.vmap(lambda key: start(0.5, key))(keys)
+    batch = jax.vmap(lambda key: start(SQUARE, scale=0.5, key=key))(keys)
     for k, key in enumerate(keys):
-        for some, alone in zip(batch.weights, start(0.5, key).weights, strict=True):
-            np.testing.assert_allclose(some[k], alone, rtol=1e-12, atol=1e-13)
+        alone = start(SQUARE, scale=0.5, key=key)
+        jax.tree.map(lambda some, one, k=k: close(some[k], one), batch, alone)
 
 
 @start
 def test_the_derivative_in_the_scale_is_the_difference_of_two_scales(start):
-    at = lambda scale: start(scale, jr.key(2)).weights
+    at = lambda scale: start(SQUARE, scale=scale, key=jr.key(2))
     _, slope = jax.jvp(at, (0.7,), (1.0,))
-    difference = jax.tree.map(jnp.subtract, at(1.7), at(0.7))  # All are linear in it.
-    for a, b in zip(slope, difference, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
-
-
-@start
-def test_the_layers_of_a_start_differ(start):
-    first, then = start(0.5, jr.key(0)).weights
-    assert not np.allclose(first, then)
+    # All are linear in it.
+    jax.tree.map(lambda s, a, b: close(s, b - a), slope, at(0.7), at(1.7))
 
 
 def test_gaussian_entries_have_the_moments_of_a_normal_of_that_scale():
-    for weight in many(lambda key: jf.init.gaussian((4, 3, 2), scale=0.5, key=key)):
-        for power, moment in ((1, 0), (2, 0.25), (4, 3 * 0.5**4)):
-            assert z_score(weight**power, moment) < 4
+    for weight in many(lambda key: init.gaussian((4, 3, 2), scale=0.5, key=key)):
+        assert_moments(weight, {1: 0, 2: 0.25, 4: 3 * 0.5**4})
 
 
-def test_gaussian_layers_are_independent():
-    first, then = many(lambda key: jf.init.gaussian(WIDTHS, scale=0.5, key=key))
-    assert z_score(first * then, 0) < 4
+@start
+def test_layers_are_not_correlated(start):
+    first, then = many(lambda key: start((4, 4, 4), scale=0.5, key=key))
+    assert_moments((first - first.mean(axis=0)) * (then - then.mean(axis=0)), {1: 0})
 
 
 def test_residual_layers_are_the_identity_plus_small_normal_entries():
     depth, width, scale = 3, 4, 0.8
-    layers = many(lambda key: jf.init.residual(width, depth, scale=scale, key=key))
+    layers = many(lambda key: init.residual(width, depth, scale=scale, key=key))
     assert len(layers) == depth
     for weight in layers:
         noise = (weight - np.eye(width)) * (depth * width) ** 0.5 / scale
-        for power, moment in ((1, 0), (2, 1), (4, 3)):
-            assert z_score(noise**power, moment) < 4
-
-
-def test_a_residual_start_of_scale_zero_is_the_identity():
-    for weight in jf.init.residual(3, 2, scale=0.0, key=jr.key(0)).weights:
-        assert np.array_equal(weight, np.eye(3))
+        assert_moments(noise, {1: 0, 2: 1, 4: 3})
 
 
 def test_fan_in_starts_have_the_variance_of_their_inputs():
-    initializer = jax.nn.initializers.lecun_normal()
-    layers = many(lambda key: jf.init.draw((6, 3, 2), initializer, key=key))
+    fan_in = jax.nn.initializers.lecun_normal()
+    layers = many(lambda key: init.draw((6, 3, 2), fan_in, key=key))
     for weight, inputs in zip(layers, (6, 3), strict=True):
-        assert z_score(weight**2, 1 / inputs) < 4
+        assert_moments(weight, {1: 0, 2: 1 / inputs})
 
 
 def test_orthogonal_layers_have_equal_singular_values():
-    for weight in jf.init.orthogonal(RAGGED, scale=0.3, key=jr.key(0)).weights:
-        values = np.linalg.svd(weight, compute_uv=False)
-        np.testing.assert_allclose(values, 0.3, rtol=1e-12)
+    for weight in init.orthogonal(RAGGED, scale=0.3, key=jr.key(0)).weights:
+        close(np.linalg.svd(weight, compute_uv=False), 0.3)
 
 
 def test_orthogonal_layers_have_no_direction_of_their_own():
-    [weight] = many(lambda key: jf.init.orthogonal((3, 3), key=key))
-    for power, moment in ((1, 0), (2, 1 / 3), (4, 3 / 15)):
-        assert z_score(weight**power, moment) < 4
+    [weight] = many(lambda key: init.orthogonal((3, 3), key=key))
+    assert_moments(weight, {1: 0, 2: 1 / 3, 4: 3 / 15})
 
 
 def test_balanced_rank_one_layers_have_rank_one_and_the_norm_asked_for():
-    network = jf.init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0))
-    for weight in network.weights:
+    for weight in init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0)).weights:
         values = np.linalg.svd(weight, compute_uv=False)
-        np.testing.assert_allclose(values, [0.3] + [0] * (len(values) - 1), atol=1e-15)
+        close(values, [0.3] + [0] * (len(values) - 1))
 
 
 def test_balanced_rank_one_layers_are_balanced():
-    for a, b in grams(jf.init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0))):
-        np.testing.assert_allclose(a, b, atol=1e-15)
+    assert_balanced(init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0)))
 
 
 def test_balanced_rank_one_layers_are_aligned(problem):
-    network = jf.init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0))
-    np.testing.assert_allclose(jf.alignment(problem, network), 1, rtol=1e-12)
+    network = init.balanced_rank_one(RAGGED, scale=0.3, key=jr.key(0))
+    close(jf.alignment(problem, network), 1)
 
 
 def test_balanced_rank_one_layers_have_uniform_directions():
-    [weight] = many(lambda key: jf.init.balanced_rank_one((3, 2), scale=1.0, key=key))
-    assert z_score(weight, 0) < 4
-    assert z_score(weight**2, 1 / 6) < 4
+    [weight] = many(lambda key: init.balanced_rank_one((3, 2), scale=1.0, key=key))
+    assert_moments(weight, {1: 0, 2: 1 / 6})
 
 
 PRODUCTS = {
@@ -171,44 +138,37 @@ PRODUCTS = {
 
 @pytest.mark.parametrize("extra", [None, 2], ids=["thin", "wider than the rank"])
 @pytest.mark.parametrize("depth", [1, 2, 4])
-@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS.keys())
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
 def test_a_balanced_factorisation_is_balanced_and_keeps_the_product(product, depth, extra):
-    width = None if extra is None else min(product.shape) + extra
-    network = jf.init.balanced(jnp.asarray(product), depth, width=width)
-    hidden = width or min(product.shape)
-    assert network.widths == (product.shape[1], *(depth - 1) * [hidden], product.shape[0])
-    np.testing.assert_allclose(network.product, product, rtol=1e-12, atol=1e-13)
-    for a, b in grams(network):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+    outputs, inputs = product.shape
+    width = min(product.shape) + (extra or 0)
+    network = init.balanced(jnp.asarray(product), depth, width=width if extra else None)
+    assert network.widths == (inputs, *(depth - 1) * [width], outputs)
+    close(network.product, product)
+    assert_balanced(network)
 
 
 def test_balanced_factorisations_batch():
     products = jr.normal(jr.key(0), (3, 2, 4))
-    batch = jax.vmap(lambda product: jf.init.balanced(product, 3))(products)
-    found = jax.vmap(lambda network: network.product)(batch)
-    np.testing.assert_allclose(found, products, rtol=1e-12, atol=1e-13)
+    close(jax.vmap(lambda product: init.balanced(product, 3).product)(products), products)
 
 
 @of_widths
 @pytest.mark.parametrize("widths", [(), (3,), (3, 0, 1), (3, -1)], ids=str)
 def test_widths_that_make_no_network_are_refused(start, widths):
     with pytest.raises(ValueError, match=r"all positive, but is \("):
-        start(widths, jr.key(0))
+        start(widths, scale=1.0, key=jr.key(0))
 
 
-@pytest.mark.parametrize(
-    ("build", "fact"),
-    [
-        (lambda: jf.init.residual(3, 0, scale=1.0, key=jr.key(0)), "residual.*depth.* 0"),
-        (lambda: jf.init.residual(0, 3, scale=1.0, key=jr.key(0)), "residual.*width.* 0"),
-        (lambda: jf.init.balanced(jnp.ones((2, 3)), 0), "balanced.*depth.* 0"),
-        (
-            lambda: jf.init.balanced(jnp.ones((2, 3)), 2, width=1),
-            r"at least 2 .*\(2, 3\).* 1",
-        ),
-    ],
-    ids=["residual depth", "residual width", "balanced depth", "balanced width"],
-)
-def test_sizes_that_make_no_network_are_refused_by_name(build, fact):
+SIZES = {
+    "residual.*depth.* 0": lambda: init.residual(3, 0, scale=1.0, key=jr.key(0)),
+    "residual.*width.* 0": lambda: init.residual(0, 3, scale=1.0, key=jr.key(0)),
+    "balanced.*depth.* 0": lambda: init.balanced(jnp.ones((2, 3)), 0),
+    r"least 2 .*\(2, 3\).* 1": lambda: init.balanced(jnp.ones((2, 3)), 2, width=1),
+}
+
+
+@pytest.mark.parametrize(("fact", "build"), SIZES.items(), ids=SIZES)
+def test_sizes_that_make_no_network_are_refused_by_name(fact, build):
     with pytest.raises(ValueError, match=fact):
         build()

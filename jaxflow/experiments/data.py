@@ -1,6 +1,7 @@
 """Regression data: shipped with scikit-learn, from a paper, or from the user's file."""
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,8 +88,12 @@ def _file(path: Path, target: str | None) -> Data:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Blank lines are dropped here, so that the others keep their numbers.
+            table = pd.read_csv(path, index_col=False, skip_blank_lines=False)
+            table = table.dropna(how="all")
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(
             f"{path} must be a CSV file with a header, but {error}."
         ) from error
@@ -100,24 +105,25 @@ def _file(path: Path, target: str | None) -> Data:
             f"`--target` must name a column of {path}, but is {target!r}.{hint} There are "
             f"{', '.join(map(repr, columns[:20]))}{', ...' if len(columns) > 20 else ''}."
         )
+    if len(table) < 2 or len(columns) < 2:
+        raise ValueError(
+            f"{path} must hold at least two samples and two columns, but holds "
+            f"{len(table)} and {len(columns)}."
+        )
     text = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
     if text:
-        example = table[text[0]].iloc[0] if len(table) else ""
+        example = table[text[0]].iloc[0]
         raise ValueError(
-            f"{path} must hold numbers only, but so do not the columns "
+            f"{path} must hold numbers only, but do not the columns "
             f"{', '.join(map(repr, text))} (such as {example!r}). Drop or encode them."
         )
     values = table.to_numpy(float)
-    if len(values) < 2 or len(columns) < 2:
-        raise ValueError(
-            f"{path} must hold at least two samples and two columns, but holds "
-            f"{len(values)} and {len(columns)}."
-        )
     if bad := np.argwhere(~np.isfinite(values)).tolist():
         row, column = bad[0]
+        where = f"line {table.index[row] + 2}, column {columns[column]!r}"
         raise ValueError(
-            f"{path} must hold finite numbers, but {len(bad)} entries do not, the first "
-            f"in line {row + 2}, column {columns[column]!r}. Drop or fill them."
+            f"{path} must hold finite numbers, but {len(bad)} entries are not, first "
+            f"in {where}. Drop or fill them."
         )
     return _standardise(table.drop(columns=target), table[target], path.name)
 
@@ -125,8 +131,9 @@ def _file(path: Path, target: str | None) -> Data:
 def _standardise(inputs, target, name) -> Data:
     x, y = inputs.to_numpy(float), target.to_numpy(float)[:, None]
     spread = x.std(axis=0)
-    varies = spread > 1e-12 * np.maximum(np.abs(x).max(axis=0), 1e-300)
-    if not varies.any() or y.std() == 0:
+    # More than what rounding makes of a constant.
+    varies, y_varies = (v.std(axis=0) > 1e-12 * np.abs(v).max(axis=0) for v in (x, y))
+    if not varies.any() or not y_varies.all():
         raise ValueError(f"{name} must hold a target and an input that vary.")
     dropped = list(inputs.columns[~varies])
     note = f"; without the constant {', '.join(map(str, dropped))}" if dropped else ""

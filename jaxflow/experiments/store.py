@@ -29,7 +29,7 @@ def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
     """
     path = Path(path)
     check_free(path, overwrite, marker="zarr.json")
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = beside(path, "part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         result.to_zarr(part, mode="w-", consolidated=False)
@@ -92,11 +92,23 @@ def check_free(path: Path, overwrite: bool, *, marker: str):
 
 def replace(part: Path, path: Path):
     """Put `part` in the place of `path`, which is there until `part` is."""
-    old = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.old")
+    path = path.absolute()  # The current directory cannot be renamed as `.`.
+    old = beside(path, "old")
     if path.exists():
         os.rename(path, old)
-    os.rename(part, path)
+    try:
+        os.rename(part, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A new name in the same directory, and so on the same disk."""
+    path = path.absolute()
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
 
 
 def _commit() -> str:

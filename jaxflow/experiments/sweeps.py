@@ -1,13 +1,14 @@
 """One run at every point of a grid, with the same seeds at each."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
-from jaxtyping import ArrayLike, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..dynamics import Status, Trajectory
 
@@ -17,7 +18,7 @@ def sweep(
     *,
     key: PRNGKeyArray,
     seeds: int,
-    axes: Mapping[str, ArrayLike] | None = None,
+    axes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Call `run(key, **point)` at every point of a grid, vectorised, seeds included.
 
@@ -41,7 +42,8 @@ def sweep(
         ValueError: If an axis has no values, repeated ones, or a name that is taken.
     """
     axes = {name: np.asarray(values) for name, values in (axes or {}).items()}
-    if clash := sorted({"seed", "record"} & set(axes)):
+    own = {"seed", "record", "time", "steps", "status"}
+    if clash := sorted(own & set(axes)):
         raise ValueError(f"`sweep(axes=...)` names {clash} itself. Rename that axis.")
     for name, values in axes.items():
         if values.ndim != 1 or values.size == 0 or len(np.unique(values)) < values.size:
@@ -56,7 +58,13 @@ def sweep(
     # One flat batch rather than nested ones: it is one loop, and as fast as any.
     members = [values.ravel() for values in grid]
     keys = jr.split(key, seeds)[members[0]]
-    call = lambda key, *point: run(key, **dict(zip(axes, point, strict=True)))
+
+    def call(key, *point):
+        runs = run(key, **dict(zip(axes, point, strict=True)))
+        if clash := sorted((own | set(axes)) & set(runs.observed)):
+            raise ValueError(f"`sweep` names {clash} itself. Rename that observable.")
+        return runs
+
     many = eqx.filter_jit(eqx.filter_vmap(call))(keys, *members[1:])
     return _label(many, shape, axes)
 

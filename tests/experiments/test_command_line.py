@@ -13,11 +13,11 @@ import jaxflow as jf
 from jaxflow.__main__ import main
 from jaxflow.experiments import flat_minima
 
-FIGURES = {"sharpness", "distance", "verdicts", "paths", "structure"}
 SMALL = (
     "run flat-minima --data paper --quick --depth 2 --steps 200 --seeds 2 --scales 0.3 "
     "--residual-scales 0.5 --step-sizes 0.02 0.3"
 )
+starts = pytest.mark.parametrize("start", ["gaussian", "residual"])
 
 
 def call(words):
@@ -31,21 +31,20 @@ def call(words):
     return exit.value.code or 0
 
 
-def contents(directory):
-    """What is in a directory, with its content."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    return {str(p.relative_to(directory)): p.read_bytes() for p in paths}
+@pytest.fixture
+def instead(monkeypatch):
+    """Do something else than the experiment, under the same flags."""
+
+    def replace(do):
+        run = ft.wraps(flat_minima.run)(lambda **arguments: do())
+        monkeypatch.setattr(flat_minima, "run", run)
+
+    return replace
 
 
 @pytest.fixture
-def no_run(monkeypatch):
-    """An experiment that must not be run."""
-
-    @ft.wraps(flat_minima.run)
-    def run(**arguments):
-        pytest.fail(f"it ran with {arguments}")
-
-    monkeypatch.setattr(flat_minima, "run", run)
+def no_run(instead):
+    instead(lambda: pytest.fail("it ran"))
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +60,15 @@ def tree(finished):
     return jf.load(finished / "results.zarr")
 
 
-def test_list_names_the_experiments(capsys):
-    assert call("list") == 0
-    assert capsys.readouterr().out.startswith("flat-minima: ")
-
-
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
+        ("list", "flat-minima: "),
         ("--help", "Training dynamics"),
-        ("run --help", "flat-minima"),
         ("run flat-minima --help", "--residual-scales"),
     ],
 )
-def test_help_tells_what_there_is(capsys, words, fact):
+def test_answers_tell_what_there_is(capsys, words, fact):
     assert call(words) == 0
     assert fact in capsys.readouterr().out
 
@@ -98,9 +92,7 @@ def test_answers_do_not_wait_for_jax(words):
     [
         ("flat-minmia", '"flat-minima"'),
         ("flat-minima --step-size 0.1", "--step-sizes"),
-        ("flat-minima --depth deep", "--depth"),
         ("flat-minima --depth 1", "`depth` must be at least 2, but is 1"),
-        ("flat-minima --seeds 0", "`seeds` must be at least 1, but is 0"),
         ("flat-minima --data diabtes", "Did you mean 'diabetes'?"),
         ("flat-minima --scales -0.3 0.2", "`scales` must hold"),
         ("flat-minima --scales 0", "`scales` must hold"),
@@ -110,9 +102,7 @@ def test_answers_do_not_wait_for_jax(words):
         ("flat-minima --step-sizes 0.1 0.1", "`step_sizes` must hold"),
     ],
 )
-def test_what_a_user_can_mend_is_told_before_anything_runs(
-    tmp_path, monkeypatch, capsys, words, fact
-):
+def test_mistakes_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, words, fact):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jf, "sweep", lambda *_, **__: pytest.fail("it ran"))
     assert call(f"run {words}") != 0
@@ -130,16 +120,13 @@ def test_what_a_user_can_mend_is_told_before_anything_runs(
         ("out/thesis.txt", "--overwrite", "not a result"),
         ("out", "--overwrite", "not a result"),
     ],
-    ids=["another run", "foreign", "foreign, overwrite", "a file"],
 )
-def test_an_out_that_is_taken_is_refused_and_left_untouched(
-    tmp_path, capsys, file, flags, fact
-):
+def test_an_out_that_is_taken_is_left_untouched(tmp_path, capsys, file, flags, fact):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("before")
     assert call(f"{SMALL} --out {tmp_path}/out {flags}") == 2
     assert fact in capsys.readouterr().err
-    assert contents(tmp_path) == {file: b"before"}
+    assert (tmp_path / file).read_text() == "before"
 
 
 @pytest.mark.usefixtures("no_run")
@@ -161,43 +148,33 @@ def test_results_go_by_the_names_of_experiment_and_data(
     assert "results/flat-minima-diabetes must be free" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
-    @ft.wraps(flat_minima.run)
-    def run(**arguments):
-        raise ValueError("no minimum anywhere")
-
-    monkeypatch.setattr(flat_minima, "run", run)
+def test_a_run_that_fails_leaves_the_old_one(tmp_path, instead, monkeypatch, tree):
+    instead(tree.copy)
+    monkeypatch.setattr(flat_minima, "figures", lambda tree: [][1])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("before")
-    assert call(f"{SMALL} --out {tmp_path}/out --overwrite") == 2
-    assert contents(tmp_path) == {"out/run.json": b"before"}
+    with pytest.raises(IndexError):
+        call(f"{SMALL} --out {tmp_path}/out --overwrite")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "run.json"]
 
 
-def test_a_run_takes_the_place_of_another_when_asked(tmp_path, monkeypatch, tree):
-    @ft.wraps(flat_minima.run)
-    def run(**arguments):
-        return tree.copy()
-
-    monkeypatch.setattr(flat_minima, "run", run)
+def test_a_run_takes_the_place_of_another_when_asked(tmp_path, instead, tree):
+    instead(tree.copy)
     (tmp_path / "out").mkdir()
     for name in ("run.json", "old.png"):
         (tmp_path / "out" / name).write_text("before")
     assert call(f"{SMALL} --out {tmp_path}/out --overwrite --seed 7") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "old.png").exists()
-    stamp = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert json.loads(stamp["arguments"])["seed"] == 7
+    assert jf.load(tmp_path / "out" / "results.zarr").attrs["arguments"].count('"seed": 7')
 
 
-def test_a_run_leaves_results_a_table_figures_and_a_stamp(finished):
-    names = {"results.zarr", "summary.csv", "run.json", *(f"{n}.png" for n in FIGURES)}
+def test_a_run_leaves_results_a_table_a_stamp_and_five_figures(finished):
+    figures = ("sharpness", "distance", "verdicts", "paths", "structure")
+    names = {"results.zarr", "summary.csv", "run.json", *(f"{n}.png" for n in figures)}
     assert {path.name for path in finished.iterdir()} == names
+    assert {path.read_bytes()[:4] for path in finished.glob("*.png")} == {b"\x89PNG"}
     assert [path.name for path in finished.parent.iterdir()] == ["out"]
-
-
-def test_figures_are_png(finished):
-    heads = {path.read_bytes()[:4] for path in finished.glob("*.png")}
-    assert heads == {b"\x89PNG"}
 
 
 def test_a_stamp_says_where_the_run_came_from(finished, tree):
@@ -208,20 +185,15 @@ def test_a_stamp_says_where_the_run_came_from(finished, tree):
     assert {"jax", "jaxflow", "python"} <= json.loads(stamp["versions"]).keys()
 
 
-@pytest.mark.parametrize("start", ["gaussian", "residual"])
+@starts
 def test_flow_is_step_size_zero_beside_descent(tree, start):
-    runs = tree[start]
-    sizes = {name: runs.sizes[name] for name in ("step_size", "scale", "seed")}
-    assert sizes == {"step_size": 3, "scale": 1, "seed": 2}
-    assert runs.step_size.to_numpy().tolist() == [0.0, 0.02, 0.3]
+    status = tree[start].status
+    assert dict(status.sizes) == {"step_size": 3, "seed": 2, "scale": 1}
+    assert status.step_size.to_numpy().tolist() == [0.0, 0.02, 0.3]
+    assert np.isin(status, [jf.Status.CONVERGED, jf.Status.MOVING]).all()
 
 
-@pytest.mark.parametrize("start", ["gaussian", "residual"])
-def test_every_run_has_a_status(tree, start):
-    assert np.isin(tree[start].status, [int(status) for status in jf.Status]).all()
-
-
-@pytest.mark.parametrize("start", ["gaussian", "residual"])
+@starts
 def test_runs_that_converged_are_no_flatter_than_the_flattest_minimiser(tree, start):
     ends = tree[start].to_dataset().isel(record=-1)
     converged = ends.sharpness.where(ends.status == jf.Status.CONVERGED)
@@ -230,8 +202,7 @@ def test_runs_that_converged_are_no_flatter_than_the_flattest_minimiser(tree, st
 
 
 def test_residual_flow_converges(tree):
-    flow = tree["residual"].sel(step_size=0.0)
-    assert (flow.status == jf.Status.CONVERGED).all()
+    assert (tree["residual"].status.sel(step_size=0.0) == jf.Status.CONVERGED).all()
 
 
 def test_the_table_has_a_row_for_each_start_and_step_size(finished):
