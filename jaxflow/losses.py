@@ -45,6 +45,10 @@ class AbstractLoss(eqx.Module):
 
     def __rmul__(self, factor: ScalarLike) -> "Sum":
         terms, factors = _parts(self)
+        if not isinstance(factor, Tracer) and not factor >= 0:
+            raise ValueError(
+                f"A loss can be multiplied by a positive number, not {factor}."
+            )
         scaled = tuple(jnp.asarray(factor, float) * f for f in factors)
         return Sum(terms, scaled)  # pyright: ignore
 

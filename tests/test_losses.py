@@ -223,3 +223,9 @@ def test_a_network_that_does_not_fit_is_told_its_widths():
     network = jf.init.gaussian((5, 2, 1), scale=1.0, key=jr.key(0))
     with pytest.raises(ValueError, match=r"\(5, 2, 1\)"):
         jf.regression(X, Y)(network)
+
+
+@pytest.mark.parametrize("factor", [-1.0, np.nan])
+def test_a_factor_must_be_positive(factor):
+    with pytest.raises(ValueError, match="multiplied by a positive number"):
+        factor * jf.WeightDecay(1.0)

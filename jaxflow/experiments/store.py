@@ -76,6 +76,11 @@ def check_free(path: Path, overwrite: bool, *, marker: str):
     Raises:
         ValueError: If so.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(
+            f"{path} must not hold the current directory, which a result would replace. "
+            "Choose a new directory."
+        )
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / marker).exists():
@@ -92,7 +97,6 @@ def check_free(path: Path, overwrite: bool, *, marker: str):
 
 def replace(part: Path, path: Path):
     """Put `part` in the place of `path`, which is there until `part` is."""
-    path = path.absolute()  # The current directory cannot be renamed as `.`.
     old = beside(path, "old")
     if path.exists():
         os.rename(path, old)
@@ -107,7 +111,7 @@ def replace(part: Path, path: Path):
 
 def beside(path: Path, suffix: str) -> Path:
     """A new name in the same directory, and so on the same disk."""
-    path = path.absolute()
+    path = path.resolve()
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -36,7 +37,8 @@ def sweep(
     Returns:
         The observables by name, and `time`, `steps` and `status`, over the dimensions
         `seed`, the axes in their order, and `record` where they depend on time. Further
-        dimensions of an observable are numbered after its name.
+        dimensions of an observable are numbered after its name; one that is a tree, such
+        as `snapshot`, becomes a variable for each leaf (`network.weights.0`).
 
     Raises:
         ValueError: If an axis has no values, repeated ones, or a name that is taken.
@@ -79,7 +81,8 @@ def _label(
         "steps": (dims, whole(many.steps)),
         "status": (dims, whole(many.status), _STATUS),
     }
-    for name, value in many.observed.items():
+    for path, value in jax.tree.leaves_with_path(many.observed):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
         value = whole(value)
         extra = [f"{name}_{k}" for k in range(value.ndim - len(dims) - 1)]
         variables[name] = ((*dims, "record", *extra), value)

@@ -145,3 +145,15 @@ def test_an_observable_never_takes_the_place_of_another_variable(problem, name):
 
     with pytest.raises(ValueError, match=name):
         jf.sweep(run, key=KEY, seeds=1, axes={"scale": SCALES})
+
+
+def test_an_observable_that_is_a_tree_becomes_a_variable_for_each_leaf(problem):
+    def run(key):
+        start = jf.init.gaussian((5, 5, 1), scale=0.3, key=key)
+        return jf.gradient_descent(
+            problem, start, 2, step_size=0.1, observe={"network": jf.snapshot}
+        )
+
+    runs = jf.sweep(run, key=KEY, seeds=2)
+    assert runs["network.weights.0"].shape == (2, 3, 5, 5)
+    assert runs["network.weights.1"].shape == (2, 3, 1, 5)
