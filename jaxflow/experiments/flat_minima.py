@@ -111,11 +111,13 @@ def headline(tree: "xr.DataTree") -> str:
     """What theory predicts, in a few lines."""
     attrs = tree["gaussian"].attrs
     return (
-        f"No minimiser has a sharpness below {attrs['flattest_sharpness']:.4g}, by the "
-        f"paper's bound {attrs['sharpness_lower_bound']:.4g}.\nSmall starts end near "
+        f"No minimiser has a sharpness below {attrs['flattest_sharpness']:.4g} (the paper "
+        f"bounds it by {attrs['sharpness_lower_bound']:.4g}).\nSmall starts end near "
         f"{attrs['balanced_sharpness']:.4g}, the balanced minimiser's, and below "
         f"{attrs['small_start_sharpness_bound']:.4g}.\nDescent settles only below "
-        f"2 / step size, so not at all above step size {attrs['critical_step_size']:.4g}."
+        f"2 / step size, so not at all above step size {attrs['critical_step_size']:.4g}.\n"
+        "Below, sharpness and distance are medians over the runs that neither diverged nor "
+        "collapsed;\n`/flattest` divides by the least sharpness of a minimiser."
     )
 
 

@@ -90,8 +90,8 @@ def check_free(path: Path, overwrite: bool, *, marker: str):
         )
     if not overwrite:
         raise ValueError(
-            f"{path} must be free, but holds another result. Choose another path, or "
-            "say that it may be overwritten."
+            f"{path} must be free, but holds another result. Choose another path, or pass "
+            "`overwrite=True` (`--overwrite`)."
         )
 
 
