@@ -114,8 +114,8 @@ def _file(path: Path, target: str | None) -> Data:
     if text:
         example = table[text[0]].iloc[0]
         raise ValueError(
-            f"{path} must hold numbers only, but there is text in {', '.join(map(repr, text))} "
-            f"(such as {example!r}). Drop or encode such columns."
+            f"{path} must hold numbers only, but there is text in "
+            f"{', '.join(map(repr, text))} (such as {example!r}). Drop or encode it."
         )
     values = table.to_numpy(float)
     if bad := np.argwhere(~np.isfinite(values)).tolist():
