@@ -45,7 +45,7 @@ class AbstractLoss(eqx.Module):
 
     def __rmul__(self, factor: ScalarLike) -> "Sum":
         terms, factors = _parts(self)
-        if not isinstance(factor, Tracer) and not factor >= 0:
+        if not isinstance(factor, Tracer) and not bool(np.asarray(factor) >= 0):
             raise ValueError(
                 f"A loss can be multiplied by a positive number, not {factor}."
             )

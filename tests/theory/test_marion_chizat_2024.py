@@ -93,7 +93,7 @@ def test_sharpness_of_minimisers_agrees_with_the_independent_implementation(
         network = network_of(minimiser["Ws"])
         exact = jf.gauss_newton_spectrum(problem, network)[0]
         np.testing.assert_allclose(exact, minimiser["sharpness"], rtol=1e-10)
-        np.testing.assert_allclose(jf.sharpness(problem, network), exact, rtol=1e-9)
+        np.testing.assert_allclose(jf.sharpness(problem, network), exact, rtol=1e-10)
 
 
 # One shape for each depth, so that a thousand problems compile eight times.
