@@ -98,6 +98,16 @@ def test_repeated_eigenvalues_are_found_as_often_as_they_occur():
     np.testing.assert_allclose(found.values, wanted[:6], rtol=1e-9)
 
 
+def test_repeated_eigenvalues_are_found_among_many_others():
+    """A Krylov space shows each of them once, and this one is far from exhausted."""
+    crowd = jnp.linspace(0.0, 0.3, 60)
+    variances = jnp.concatenate([jnp.array([1.0, 1.0, 0.8]), crowd])
+    problem = jf.Regression(jnp.ones((1, 63)), jnp.diag(variances), jnp.zeros(()))
+    network = jf.DeepLinear((jnp.zeros((1, 63)),))
+    found = jf.spectrum(problem, network, largest=2, rtol=1e-4)
+    np.testing.assert_allclose(found.values, [2, 2], rtol=1e-4)
+
+
 def test_bounds_are_never_violated():
     """Four hundred networks from the saddle to far away, in both precisions."""
     x = jr.normal(jr.key(0), (20, 4)) * jnp.array([[0.1, 0.5, 1.0, 3.0]])
