@@ -144,18 +144,15 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     start = step.init(network)
     alive = jnp.ones((), bool)
 
-    if isinstance(every, int):
-        ends = jnp.arange(every, steps + 1, every)
-        starts = ends - every
-    else:
-        ends = jnp.array(every)
-        starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+    regular = isinstance(every, int)
+    ends = jnp.arange(every, steps + 1, every) if regular else jnp.array(every)
+    starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
 
     @jax.checkpoint
     def block(state, first, end):
         """The steps from number `first` to `end`."""
         # A number of steps that is known beforehand makes a loop with derivatives.
-        length = every if isinstance(every, int) else end - first
+        length = every if regular else end - first
         take = lambda k, state: step(state, first + k)
         return jax.lax.fori_loop(0, length, take, state)
 

@@ -147,7 +147,7 @@ def check(name: str, loss: Any, network: PyTree[Array]) -> jnp.dtype:
         )
     dtypes = {leaf.dtype.name for leaf in leaves}
     data = {d.dtype.name for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
-    if len(dtypes | data) > 1 and not (len(dtypes) == 1 and not data):
+    if len(dtypes | data) > 1:
         raise ValueError(
             f"`{name}` needs one precision throughout, but the network is in "
             f"{sorted(dtypes)} and the loss in {sorted(data)}. Build both after "
