@@ -89,7 +89,7 @@ def _run(
     overwrite: bool,
     float64: bool,
 ):
-    from .experiments.store import beside, check_free, replace
+    from .experiments.store import beside, check_free, provenance, replace
 
     stem = Path(arguments.get("data", "")).stem
     out = Path("results", f"{name}-{stem}" if stem else name) if out is None else out
@@ -106,14 +106,16 @@ def _run(
         say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
         _enable(float64)
         tree = experiment.run(**arguments, progress=say)
-        _write(part, name, experiment, arguments, tree, clock())
+        table = experiment.summary(tree)
+        tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
+        _write(part, tree, table, experiment.figures(tree))
         replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if new and not any(out.parent.iterdir()):
             out.parent.rmdir()
     print(experiment.headline(tree))
-    _show(experiment.summary(tree))
+    _show(table)
     say(f"results, {len(list(out.glob('*.png')))} figures and the table are in {out}")
 
 
@@ -123,16 +125,14 @@ def _enable(float64: bool):
     jax.config.update("jax_enable_x64", float64)
 
 
-def _write(directory, name, experiment, arguments, tree, seconds):
-    from .experiments.store import provenance, save
+def _write(directory, tree, table, figures):
+    from .experiments.store import save
 
-    stamp = provenance(name, arguments) | {"seconds": round(seconds, 1)}
-    tree.attrs.update(stamp)
     save(tree, directory / "results.zarr")
-    for title, figure in experiment.figures(tree).items():
+    for title, figure in figures.items():
         figure.savefig(directory / f"{title}.png", dpi=150)
-    experiment.summary(tree).to_csv(directory / "summary.csv", index=False)
-    (directory / "run.json").write_text(json.dumps(stamp, indent=2) + "\n")
+    table.to_csv(directory / "summary.csv", index=False)
+    (directory / "run.json").write_text(json.dumps(tree.attrs, indent=2) + "\n")
 
 
 def _show(summary):

@@ -1,8 +1,9 @@
 """The named experiments: what `jaxflow list` lists and `jaxflow run` runs.
 
-An experiment is a module of this package with three functions: `run(**arguments)`, whose
-keyword arguments are its flags, returns a labelled tree; `summary(tree)` returns the table
-that answers its question; `figures(tree)` draws it, by name. Kept free of heavy imports.
+An experiment is a module of this package with four functions: `run(**arguments)`, whose
+keyword arguments are its flags, returns a labelled tree; `headline(tree)` says what theory
+predicts; `summary(tree)` returns the table that answers its question; `figures(tree)` draws
+it, by name. Kept free of heavy imports.
 """
 
 import importlib

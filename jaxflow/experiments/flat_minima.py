@@ -130,7 +130,8 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    usable_ends = (jf.Status.CONVERGED, jf.Status.OSCILLATING, jf.Status.MOVING)
+    from .sweeps import usable
+
     rows = []
     for name in STARTS:
         ends = tree[name].to_dataset().isel(record=-1)
@@ -139,12 +140,12 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
             for status in jf.Status:
                 share = float((runs.status == status).mean())
                 row[status.name.lower()] = f"{share:.0%}"
-            usable = runs.where(runs.status.isin(usable_ends))
-            middle = float(usable.sharpness.median())
-            row["distance"] = f"{float(usable.distance.median()):.1e}"
+            some = usable(runs)
+            middle = float(some.sharpness.median())
+            row["distance"] = f"{float(some.distance.median()):.1e}"
             row["sharpness"] = f"{middle:.4g}"
-            row["least"] = f"{float(usable.sharpness.min()):.4g}"
-            row["largest"] = f"{float(usable.sharpness.max()):.4g}"
+            row["least"] = f"{float(some.sharpness.min()):.4g}"
+            row["largest"] = f"{float(some.sharpness.max()):.4g}"
             row["2/step"] = f"{2 / step_size:.4g}" if step_size else "-"
             row["/flattest"] = f"{middle / ends.flattest_sharpness:.3f}"
             rows.append(row)
@@ -273,9 +274,10 @@ def _theory(problem: "jf.Regression", depth: int) -> dict[str, "jax.Array"]:
         theory.flattest_sharpness,
         theory.balanced_sharpness,
         theory.sharpness_upper_bound,
-        theory.small_start_sharpness_bound,
         theory.critical_step_size,
     )
+    if problem.readout is None:  # The residual start is not a small one.
+        quantities += (theory.small_start_sharpness_bound,)
     data = {"a": a, "lambda": smallest, "Lambda": largest, "floor": problem.floor}
     return {q.__name__: q(problem, depth) for q in quantities} | data
 
@@ -288,10 +290,8 @@ def _check_axes(**axes):
     for name, values in axes.items():
         if values is None:
             continue
-        least = 0 if name == "residual_scales" else None
-        wrong = [
-            v for v in values if not (0 <= v < float("inf")) or (v == 0 and least is None)
-        ]
+        allowed = lambda v, name=name: v > 0 or (v == 0 and name == "residual_scales")
+        wrong = [v for v in values if not (allowed(v) and v < float("inf"))]
         if wrong or not values or len(set(values)) < len(values):
             raise ValueError(
                 f"`{name}` must hold different positive numbers, but holds {list(values)}."

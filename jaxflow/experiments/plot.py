@@ -5,11 +5,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..dynamics import Status
+from .sweeps import usable
 
 # Okabe & Ito's palette, which the colour-blind can tell apart.
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _MARKERS = "osD^vP*"
-_USABLE = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
 _VERDICTS = {
     Status.CONVERGED: "#009E73",
     Status.OSCILLATING: "#E69F00",
@@ -25,15 +25,15 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     start = runs.sharpness.isel(record=0, step_size=0).median("seed")
     ax.plot(runs.scale, start, color="0.6", lw=1, marker=".", label="start")
     ends = runs.isel(record=-1)
-    for k, step_size, runs in _by_step_size(ends):
-        _median_and_range(ax, ends.scale, runs.sharpness, k, _name(step_size))
+    for k, step_size, some in _by_step_size(ends):
+        _median_and_range(ax, ends.scale, some.sharpness, k, _name(step_size))
         if step_size:
             ax.axhline(2 / step_size, color=_colour(k), ls=":", lw=1)
     _theory_lines(ends, ax)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
     ax.set(yscale="log", xlabel="scale of the start", ylabel="sharpness at the end")
     low = ends.attrs["sharpness_lower_bound"]
-    high = np.nanmax(ends.sharpness.where(ends.status.isin(_USABLE)), initial=4 * low)
+    high = np.nanmax(usable(ends).sharpness, initial=4 * low)
     ax.set_ylim(low / 3, 3 * high)
     ax.legend(fontsize=7, ncols=2)
     return ax
@@ -42,8 +42,8 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
 def distance_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     """Distance of the end-to-end map to the least-squares solution, against the scale."""
     ends = runs.isel(record=-1)
-    for k, step_size, runs in _by_step_size(ends):
-        _median_and_range(ax, ends.scale, runs.distance, k, _name(step_size))
+    for k, step_size, some in _by_step_size(ends):
+        _median_and_range(ax, ends.scale, some.distance, k, _name(step_size))
     ax.set(
         yscale="log", xlabel="scale of the start", ylabel=r"$\|w - w_\star\|$ at the end"
     )
@@ -142,8 +142,7 @@ def _smallest(runs: xr.Dataset) -> xr.Dataset:
 
 def _by_step_size(runs: xr.Dataset):
     for k, step_size in enumerate(runs.step_size.to_numpy()):
-        some = runs.sel(step_size=step_size)
-        yield k, float(step_size), some.where(some.status.isin(_USABLE))
+        yield k, float(step_size), usable(runs.sel(step_size=step_size))
 
 
 def _median_and_range(ax: Axes, x, values: xr.DataArray, k: int, label: str):
@@ -160,8 +159,11 @@ def _median_and_range(ax: Axes, x, values: xr.DataArray, k: int, label: str):
 def _theory_lines(runs: xr.Dataset, ax: Axes, *, bounds: bool = True):
     attrs = runs.attrs
     if bounds:
-        low, high = attrs["sharpness_lower_bound"], attrs["small_start_sharpness_bound"]
-        ax.axhspan(low, high, color="0.93", zorder=0, label="bounds of the paper")
+        low = attrs["sharpness_lower_bound"]
+        ax.axhline(low, color="0.75", lw=1.2, label="lower bound of the paper")
+        if high := attrs.get("small_start_sharpness_bound"):
+            label = "bounds for small starts"
+            ax.axhspan(low, high, color="0.93", zorder=0, label=label)
     label = "flattest minimiser"
     ax.axhline(attrs["flattest_sharpness"], color="0.3", ls="--", lw=1.2, label=label)
     label = "balanced minimiser"

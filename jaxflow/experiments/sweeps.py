@@ -89,6 +89,12 @@ def _label(
     return xr.Dataset(variables, coords={"seed": np.arange(shape[0]), **axes})
 
 
+def usable(runs: xr.Dataset) -> xr.Dataset:
+    """The runs that neither diverged, failed nor collapsed; the others are `nan`."""
+    ends = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
+    return runs.where(runs.status.isin(ends))
+
+
 # The convention of the CF metadata standard for numbers that stand for words.
 _STATUS = {
     "flag_values": [int(status) for status in Status],
