@@ -1,6 +1,7 @@
 """How it moves: continuous and discrete time, with one kind of result."""
 
 from .descent import gradient_descent as gradient_descent
+from .exponential import ExponentialRosenbrock as ExponentialRosenbrock
 from .flow import gradient_flow as gradient_flow
 from .trajectory import (
     Observable as Observable,

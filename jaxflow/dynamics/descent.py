@@ -11,11 +11,19 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
-from .trajectory import Observable, Trajectory, check, judge, norm, record, value
+from .batching import anywhere
+from .trajectory import (
+    Observable,
+    Trajectory,
+    check,
+    judge,
+    norm,
+    record,
+    value,
+)
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
@@ -158,7 +166,7 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
 
     def advance(carry, bounds):
         old, alive, meter_state = carry
-        new = jax.lax.cond(_any(alive), block, lambda state, *_: state, old, *bounds)
+        new = jax.lax.cond(anywhere(alive), block, lambda state, *_: state, old, *bounds)
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
         kept = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), new.network)
         time = jnp.where(alive, new.time, jnp.inf)
@@ -176,12 +184,14 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
     networks = jax.tree.map(join, network, networks, last.network)
     straightness = _straightness(step, last, steps)
+    status, remaining = judge(loss, network, last.network, tolerance, straightness)
     return Trajectory(
         time=join(start.time, times, last.time),
         observed=record(observe, loss, networks),
         network=last.network,
         steps=jnp.max(jnp.where(lived, ends, 0)),
-        status=judge(loss, network, last.network, tolerance, straightness),
+        status=status,
+        remaining=remaining,
     )
 
 
@@ -262,15 +272,3 @@ def _straightness(step: _Step, state: _State, count: int) -> Scalar:
     begin = (state, jnp.zeros_like(state.time))
     (end, path), _ = jax.lax.scan(wander, begin, count + jnp.arange(8))
     return between(end, state) / jnp.where(path > 0, path, 1)
-
-
-@custom_vmap
-def _any(alive: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether anything in the batch is alive, so that a batch can stop as a whole."""
-    return alive
-
-
-@_any.def_vmap
-def _(size, batched, alive):
-    del size, batched
-    return _any(jnp.any(alive)), False

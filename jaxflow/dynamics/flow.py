@@ -6,12 +6,25 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ..losses import AbstractLoss
-from .trajectory import Observable, Status, Trajectory, check, judge, record, value
+from .batching import in_turn
+from .exponential import ExponentialRosenbrock
+from .trajectory import (
+    Observable,
+    Status,
+    Trajectory,
+    arrived,
+    check,
+    judge,
+    norm,
+    record,
+    value,
+)
 
 
 def gradient_flow(
@@ -21,38 +34,47 @@ def gradient_flow(
     *,
     observe: Mapping[str, Observable] | None = None,
     until: Observable | None = None,
-    solver: dfx.AbstractSolver = dfx.Tsit5(),
+    solver: dfx.AbstractSolver | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    max_step: Observable | None = None,
     max_steps: int = 100_000,
     adjoint: dfx.AbstractAdjoint = dfx.RecursiveCheckpointAdjoint(),
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     progress_meter: dfx.AbstractProgressMeter = dfx.NoProgressMeter(),
     throw: bool = True,
 ) -> Trajectory:
     r"""Follow $\dot\theta = -\nabla \mathcal{L}(\theta)$ from `network`.
 
     Time is training time: gradient descent with step size $\eta$ reaches it after
-    $t / \eta$ steps, up to $O(\eta)$. The whole call is differentiable in `loss`,
-    `network` and `times`, and can be batched with `equinox.filter_vmap`. It compiles once
-    for given shapes, options and observables; bind settings of an observable with
-    `equinox.Partial`, because a `lambda` written at the call is a new function each time.
+    $t / \eta$ steps, up to $O(\eta)$. `times=(0, jnp.inf)` follows the flow until it has
+    arrived. The whole call is differentiable in `loss`, `network` and `times`, and can be
+    batched with `equinox.filter_vmap`. It compiles once for given shapes, options and
+    observables; bind settings of an observable with `equinox.Partial`, because a `lambda`
+    written at the call is a new function each time.
 
     Args:
         loss: What to descend.
         network: Where to start.
-        times: Increasing times to report at. The first is the start, the last the end.
+        times: Increasing times to report at. The first is the start, the last the end;
+            `jnp.inf` as the last is where the run has arrived, see `Status`.
         observe: What to report at each time, by name. Defaults to the loss alone.
         until: Stop as soon as this observable is true.
-        solver: Any Diffrax ODE solver. Explicit ones, like the default, take steps of
-            at most about `3 / sharpness` however flat the path; for long times after
-            convergence prefer an implicit one, such as `diffrax.Kvaerno5()`.
+        solver: Any Diffrax ODE solver. By default `diffrax.Tsit5`, and from where
+            stability rather than accuracy limits its steps, `ExponentialRosenbrock`.
         rtol: Relative error allowed in one step; `1e-8` in float64, `1e-5` in float32.
         atol: Absolute error allowed in one step, in the units of the weights; by default
             a hundredth of `rtol`.
-        max_steps: Steps after which to give up.
-        adjoint: How to differentiate through the flow.
-        tolerance: What counts as converged, see `Status`.
+        max_step: An observable that no step may exceed. An explicit solver that is to
+            settle, rather than to rattle at the edge of its stability, wants
+            `lambda loss, network: 3 / jaxflow.sharpness(loss, network)`.
+        max_steps: Steps after which to give up; of each, where two solvers take turns.
+        adjoint: How to differentiate through the flow. `diffrax.ImplicitAdjoint()`
+            differentiates the end as a stationary point of the loss instead: exact for
+            isolated minima, and for what is constant along a manifold of minima, such as
+            the end-to-end map; the dependence on the start counts as zero.
+        tolerance: What counts as converged, see `Status`: 1e-8 for finite times; for an
+            infinite one 1e-12, or 1e-6 in float32.
         progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`.
         throw: Raise if the integration fails. If false, read `Trajectory.status`: this is
             what a batch wants, where one failure should not take the others with it.
@@ -66,39 +88,60 @@ def gradient_flow(
         RuntimeError: If the integration fails, or traced `times` do not increase.
     """
     dtype = check("gradient_flow", loss, network)
+    double = dtype == jnp.float64
     finest = 8 * float(jnp.finfo(dtype).eps)
-    rtol = (1e-8 if finest < 1e-8 else 1e-5) if rtol is None else rtol
+    rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
     atol = rtol / 100 if atol is None else atol
     if not rtol >= finest:
         raise ValueError(
             f"`gradient_flow(rtol={rtol})` must be coarser than the rounding of "
-            f"{dtype.name} weights, so at least {finest:.0e}."
-            + (_FINER if dtype.name != "float64" else "")
+            f"{dtype.name} weights, so at least {finest:.0e}." + ("" if double else _FINER)
         )
     if not atol >= 0:
         raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
-    times = jnp.asarray(times, dtype)
+    traced = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
+    times = jnp.asarray(times, dtype) if traced else np.asarray(times, dtype)
     if times.ndim != 1 or times.size < 2:
         raise ValueError(
             "`gradient_flow(times=...)` must hold a start and an end, but has shape "
             f"{times.shape}."
         )
-    if not isinstance(times, Tracer):
-        _check_increasing(np.asarray(times))
+    endless = not traced and _check_times(np.asarray(times))
+    back = isinstance(adjoint, dfx.BacksolveAdjoint)
+    if back and (endless or until is not None):
+        raise ValueError(
+            "`gradient_flow(adjoint=diffrax.BacksolveAdjoint())` must know when the flow "
+            "ends: give it finite times and no `until`, or another adjoint."
+        )
+    if tolerance is None:
+        tolerance = (1e-12 if double else 1e-6) if endless else 1e-8
+    solvers = (solver,)
+    if solver is None:
+        stiff = ExponentialRosenbrock(tolerance=rtol / 1e4)
+        solvers = (dfx.Tsit5(),) if back else (_Tsit5UntilStiff(), stiff)
     control = dfx.PIDController(rtol=rtol, atol=atol)
-    options = (solver, control, adjoint, max_steps, progress_meter, throw)
+    if max_step is not None:
+        control = _Capped(rtol=rtol, atol=atol, longest=max_step)
     observe = {"loss": value} if observe is None else dict(observe)
-    return _flow(loss, network, times, observe, until, jnp.asarray(tolerance), options)
+    task = loss, network, jnp.asarray(times), jnp.asarray(tolerance, dtype)
+    options = control, adjoint, max_steps, progress_meter
+    return _flow(*task, observe, until, solvers, options, throw, endless)
 
 
 _FINER = ' For finer flows use `jax.config.update("jax_enable_x64", True)`.'
+# Stands for infinity, with which step sizes cannot be computed.
+_FOREVER = 1e30
 
 
-def _check_increasing(times: np.ndarray):
-    if not np.isfinite(times).all():
-        raise ValueError("`gradient_flow(times=...)` must be finite.")
-    if (np.diff(times) > 0).all():
-        return
+def _check_times(times: np.ndarray) -> bool:
+    """Whether the run has no end but arrival."""
+    if not np.isfinite(times[:-1]).all() or np.isnan(times[-1]) or times[-1] == -np.inf:
+        raise ValueError(
+            "`gradient_flow(times=...)` must be finite, up to the last, which may be "
+            "`jnp.inf`."
+        )
+    if (times[1:] > times[:-1]).all():
+        return bool(np.isinf(times[-1]))
     k = int(np.argmin(np.diff(times)))
     raise ValueError(
         "`gradient_flow(times=...)` must increase strictly, but entry "
@@ -107,46 +150,193 @@ def _check_increasing(times: np.ndarray):
 
 
 @eqx.filter_jit
-def _flow(loss, network, times, observe, until, tolerance, options):
-    solver, control, adjoint, max_steps, progress_meter, throw = options
+def _flow(*arguments):
+    if jax.default_backend() == "cpu":
+        forward = isinstance(arguments[7][1], dfx.ForwardMode)
+        return in_turn(_follow, arguments, forward=forward)
+    return _follow(*arguments)
+
+
+def _follow(
+    loss, network, times, tolerance, observe, until, solvers, options, throw, endless
+):
     times = eqx.error_if(
         times,
-        jnp.any(times[1:] <= times[:-1]),
-        "`gradient_flow(times=...)` must increase strictly.",
+        jnp.any(times[1:] <= times[:-1]) | (jnp.isinf(times[-1]) & (not endless)),
+        "`gradient_flow(times=...)` must increase strictly, and be finite if traced.",
     )
-    event = None
+    events = {}
     if until is not None:
-        event = dfx.Event(lambda t, network, loss, **_: until(loss, network))
-    solution = dfx.diffeqsolve(
-        dfx.ODETerm(_velocity),
-        solver,
-        t0=times[0],
-        t1=times[-1],
-        dt0=None,
-        y0=network,
-        args=loss,
-        saveat=dfx.SaveAt(subs=(dfx.SubSaveAt(ts=times), dfx.SubSaveAt(t1=True))),
-        stepsize_controller=control,
-        adjoint=adjoint,
-        event=event,
-        max_steps=max_steps,
-        progress_meter=progress_meter,
-        throw=throw,
-    )
-    (reached, end_time), (networks, last) = solution.ts, solution.ys  # pyright: ignore
-    end = jax.tree.map(lambda w: w[0], last)
+        events["until"] = lambda t, y, args, **_: until(args[0], y)
+    if endless:
+        events["arrived"] = lambda t, y, args, **_: arrived(args[0], y, args[1])
+    adjoint = options[1]
+    limit = jax.lax.stop_gradient(tolerance * _stakes(loss, network))
+    if isinstance(adjoint, dfx.ImplicitAdjoint):
+        path = jax.lax.stop_gradient((loss, network))
+        forward = (options[0], dfx.RecursiveCheckpointAdjoint(), *options[2:])
+        way, steps, result = _travel(*path, times, limit, events, solvers, forward)
+        end = _stationary(loss, way[1][1], adjoint.linear_solver)
+    else:
+        way, steps, result = _travel(loss, network, times, limit, events, solvers, options)
+        end = way[1][1]
+    (reached, networks), (time, _) = way  # pyright: ignore
     # Diffrax fills the records that it never reached with infinities.
     finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
-    verdict = judge(loss, network, end, tolerance)
+    status, remaining = judge(loss, network, end, tolerance)
+    spent = result == dfx.RESULTS.max_steps_reached
+    failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
+    status = jnp.where(dfx.is_okay(result), status, failure)
+    if throw:
+        status = result.error_if(status, ~dfx.is_okay(result))
     return Trajectory(
-        time=reached.at[-1].set(end_time[0]),
+        time=reached.at[-1].set(time),  # pyright: ignore
         observed=record(observe, loss, jax.tree.map(finish, networks, end)),
         network=end,
-        steps=solution.stats["num_steps"],
-        status=jnp.where(dfx.is_okay(solution.result), verdict, Status.FAILED),
+        steps=steps,
+        status=status,
+        remaining=remaining,
     )
 
 
-def _velocity(time, network, loss):
+def _travel(loss, network, times, limit, events, solvers, options):
+    """The records and the end, each as times and networks; steps, and the result."""
+    control, adjoint, max_steps, progress_meter = options
+    back = isinstance(adjoint, dfx.BacksolveAdjoint)
+
+    def leg(solver, start, begin, end, first_step):
+        records, last = (
+            dfx.SubSaveAt(ts=jnp.clip(times, begin, end)),
+            dfx.SubSaveAt(t1=True),
+        )
+        saves = dfx.SaveAt(subs=records if back else (records, last), solver_state=not back)
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(_velocity),
+            solver,
+            t0=begin,
+            t1=end,
+            dt0=first_step,
+            y0=start,
+            args=(loss, limit),
+            saveat=saves,
+            stepsize_controller=control,
+            adjoint=adjoint,
+            event=dfx.Event(events) if events else None,
+            max_steps=max_steps,
+            progress_meter=progress_meter,
+            throw=False,
+        )
+        saved = solution.ts, solution.ys
+        saved = (saved, saved) if back else tuple(zip(*saved, strict=True))  # pyright: ignore
+        return solution, saved[0], jax.tree.map(lambda a: a[-1], saved[1])
+
+    goal = jnp.minimum(times[-1], _FOREVER)
+    first_step = _first_step(loss, network, goal - times[0])
+    solution, records, end = leg(solvers[0], network, times[0], goal, first_step)
+    steps, result = solution.stats["num_steps"], solution.result
+    if len(solvers) > 1:
+        stiff, step = _Tsit5UntilStiff.verdict(solution)
+        begin, start = end
+        then = leg(solvers[1], start, begin, jnp.where(stiff, goal, begin), step)
+        late = stiff & ~jnp.isfinite(records[0])  # pyright: ignore
+        pick = lambda a, b: jnp.where(late.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+        records, end = jax.tree.map(pick, records, then[1]), then[2]
+        steps = steps + then[0].stats["num_steps"]
+        result = dfx.RESULTS.where(stiff, then[0].result, result)
+    return (records, end), steps, result
+
+
+def _stakes(loss, network):
+    """The excess loss that there is to lose: of zero weights, or else of the start."""
+    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, network))
+    return jnp.where(at_zero > 0, at_zero, loss.excess(network))
+
+
+def _velocity(time, network, args):
     del time
-    return jax.tree.map(jnp.negative, jax.grad(loss.excess)(network))
+    return jax.tree.map(jnp.negative, jax.grad(args[0].excess)(network))
+
+
+def _first_step(loss, network, longest):
+    """Where the weights move by one percent, to begin with."""
+    loss, network = jax.lax.stop_gradient((loss, network))
+    size, speed = norm(network), norm(jax.grad(loss.excess)(network))
+    step = 0.01 * jnp.where(size > 0, size, 1) / speed
+    return jnp.clip(jnp.where(jnp.isfinite(step), step, longest), 0, longest)
+
+
+class _Tsit5UntilStiff(dfx.Tsit5):
+    """Tsitouras' method, which ends where it spends its steps on being stable.
+
+    The last two stages are at the same time, so that their difference shows the largest
+    rate in play (Hairer & Wanner, 1996, section IV.2). The method is stable up to steps of
+    3.5 over that rate. A step of the stiff method costs as much as some ten of these, and
+    it takes some fifty: so many steps are given to a run that is about to end anyway, and
+    in the worst case the run takes twice as long as it had to.
+    """
+
+    patience: int = 300
+    # A way to end that Diffrax lets a solver choose, and does not take by itself.
+    tired_of_it = dfx.RESULTS.dt_min_reached
+
+    def init(self, terms, t0, t1, y0, args):
+        tired, step = jnp.zeros((), jnp.int32), jnp.zeros_like(t0)
+        return super().init(terms, t0, t1, y0, args), (tired, step)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        state, (tired, _) = solver_state  # pyright: ignore
+        now = terms, t0, t1, y0, args, state, made_jump
+        y1, error, info, state, result = super().step(*now)  # pyright: ignore
+        sixth = jnp.asarray(self.tableau.a_lower[-2])
+        stages = info["k"]
+        gap = lambda y0, y1, k: y1 - y0 - jnp.tensordot(sixth.astype(k.dtype), k[:5], 1)
+        rise = norm(jax.tree.map(lambda k: k[6] - k[5], stages))
+        limited = rise > 2.7 * norm(jax.tree.map(gap, y0, y1, stages))
+        tired = tired + limited.astype(tired.dtype)
+        result = dfx.RESULTS.where(tired < self.patience, result, self.tired_of_it)
+        return y1, error, info, (state, (tired, t1 - t0)), result
+
+    @classmethod
+    def verdict(cls, solution):
+        """Whether it ended for that reason, and its last step."""
+        step = jax.lax.stop_gradient(solution.solver_state[1][1])
+        return solution.result == cls.tired_of_it, step
+
+
+class _Capped(dfx.PIDController):
+    """Steps as long as their error allows, and none longer than an observable says."""
+
+    longest: Observable = value
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return jnp.minimum(end, t0 + self.longest(args[0], y0)), state
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, *rest):
+        found = super().adapt_step_size(t0, t1, y0, y1_candidate, args, *rest)
+        kept, begin, end, *others = found
+        now = jax.tree.map(lambda a, b: jnp.where(kept, b, a), y0, y1_candidate)
+        end = jnp.minimum(end, begin + self.longest(args[0], now))
+        return kept, begin, end, *others
+
+
+@eqx.filter_custom_jvp
+def _stationary(loss, network, solver):
+    """The network, where it stays when the loss changes: at a stationary point."""
+    del loss, solver
+    return network
+
+
+@_stationary.def_jvp
+def _(primals, tangents):
+    loss, network, solver = primals
+    slope = lambda loss, network: jax.grad(loss.excess)(network)
+    _, force = eqx.filter_jvp(lambda loss: slope(loss, network), (loss,), tangents[:1])
+    _, product = jax.linearize(lambda network: slope(loss, network), network)
+    tags = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})
+    operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: network), tags)
+    if solver == lx.AutoLinearSolver(well_posed=None):
+        # Flat directions, in which no force acts, do not move.
+        solver = lx.SVD(rcond=float(jnp.finfo(jax.tree.leaves(force)[0].dtype).eps) ** 0.5)
+    move = lx.linear_solve(operator, force, solver).value
+    return network, jax.tree.map(jnp.negative, move)

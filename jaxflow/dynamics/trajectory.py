@@ -7,9 +7,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..losses import AbstractLoss
+from .batching import anywhere
+from .krylov import krylov
 
 Observable = Callable[[AbstractLoss, PyTree[Array]], PyTree[Array]]
 
@@ -20,15 +24,18 @@ class Status(enum.IntEnum):
     With $\Delta$ the larger of the excess losses at the start and at zero weights, and
     `tolerance` that of the run:
 
-    - `CONVERGED`: the excess is at most `tolerance` $\Delta$; or, where the loss cannot
-      reach its floor, $\|\theta\| \|\nabla \mathcal L\| \le \sqrt{\texttt{tolerance}}\,
-      \Delta$ away from zero.
+    - `CONVERGED`: the excess is at most `tolerance` $\Delta$. Or, where the loss cannot
+      reach its floor, so is `Trajectory.remaining`, and the Hessian shows no direction of
+      negative curvature.
+    - `PLATEAU`: `Trajectory.remaining` is that small, but the loss curves downwards in some
+      direction, or nowhere at all: a saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
     - `OSCILLATING`: of the path of eight further steps, less than a quarter is net
       displacement. Steps that cancel are what descent does above $2/$sharpness.
     - `DIVERGED`: not finite, or the excess is above $10^3 \Delta$.
+    - `EXHAUSTED`: the integrator has spent its steps.
     - `FAILED`: the integrator gave up.
     - `MOVING`: none of these; the run was too short.
     """
@@ -39,6 +46,8 @@ class Status(enum.IntEnum):
     COLLAPSED = 3
     DIVERGED = 4
     FAILED = 5
+    PLATEAU = 6
+    EXHAUSTED = 7
 
 
 class Trajectory(eqx.Module):
@@ -54,6 +63,10 @@ class Trajectory(eqx.Module):
         network: The network at the end.
         steps: Steps taken.
         status: How the run ended, a `Status`.
+        remaining: An estimate of how far the loss would still fall, at most the excess:
+            half of $g^\\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
+            seen from the directions that $g$ moves in; all of the excess where $g$ points
+            into flat or downward curved ones by more than rounding.
     """
 
     time: Float[Array, " times"]
@@ -61,11 +74,13 @@ class Trajectory(eqx.Module):
     network: PyTree[Array]
     steps: Int[Array, ""]
     status: Int[Array, ""]
+    remaining: Float[Array, ""]
 
     @property
     def ok(self) -> Bool[Array, "..."]:
-        """Whether the end is a network at all: neither diverged nor failed."""
-        return (self.status != Status.DIVERGED) & (self.status != Status.FAILED)
+        """Whether the end is what was asked for: not diverged, failed or exhausted."""
+        bad = (Status.DIVERGED, Status.FAILED, Status.EXHAUSTED)
+        return ~jnp.isin(self.status, jnp.array(bad, jnp.int32))
 
 
 def value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
@@ -98,33 +113,88 @@ def record(
     return jax.lax.map(see, networks)
 
 
+def height(loss: AbstractLoss, start: PyTree[Array]) -> Scalar:
+    r"""The scale $\Delta$ of the excess loss: that of the start or of zero weights."""
+    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, start))
+    return jnp.maximum(loss.excess(start), at_zero)
+
+
+def arrived(loss: AbstractLoss, network: PyTree[Array], limit: Scalar) -> Bool[Array, ""]:
+    """Whether the loss will not fall by more than `limit` any more."""
+    excess, slope = jax.value_and_grad(loss.excess)(network)
+    # Worth looking at the curvature, if the network could not gain by vanishing.
+    still = (norm(network) * norm(slope)) ** 2 <= limit * excess
+    small = excess <= limit
+    look = lambda: _remaining(loss, network)[0] <= limit
+    settled = jax.lax.cond(anywhere(still & ~small), look, lambda: small)
+    return small | (still & settled)
+
+
 def judge(
     loss: AbstractLoss,
     start: PyTree[Array],
     end: PyTree[Array],
     tolerance: Scalar,
     straightness: Scalar | float = 1.0,
-) -> Int[Array, ""]:
-    """The `Status` of a run that began at `start`; `straightness` is net over path."""
+) -> tuple[Int[Array, ""], Scalar]:
+    """The `Status` of a run that began at `start`, and what remains of its way.
+
+    `straightness` is the net displacement of a few more steps over their path.
+    """
     loss, start, end = jax.lax.stop_gradient((loss, start, end))
-    excess, slope = jax.value_and_grad(loss.excess)(end)
+    excess = loss.excess(end)
     at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
     at_start = loss.excess(start)
-    scale = jnp.maximum(at_start, at_zero)
+    scale = height(loss, start)
     root = jnp.sqrt(tolerance).astype(scale.dtype)
     size = norm(end)
     like_zero = jnp.abs(excess - at_zero) <= root * scale
     fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < norm(start) / 2)
-    at_rest = (size * norm(slope) <= root * scale) & ~like_zero
+    lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
+    there = excess <= tolerance * scale
+    safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
+    unsure = anywhere(~(lost | there))
+    remaining, saddle = jax.lax.cond(
+        unsure, lambda: _remaining(loss, safe), lambda: (excess, jnp.zeros((), bool))
+    )
+    at_rest = remaining <= tolerance * scale
     cases = (
-        (~jnp.isfinite(excess + size) | (excess > 1e3 * scale), Status.DIVERGED),
-        ((excess <= tolerance * scale) | at_rest, Status.CONVERGED),
+        (lost, Status.DIVERGED),
+        (there, Status.CONVERGED),
         (like_zero & fallen, Status.COLLAPSED),
+        (at_rest & saddle, Status.PLATEAU),
+        (at_rest, Status.CONVERGED),
         (straightness < 0.25, Status.OSCILLATING),
     )
     conditions, verdicts = zip(*cases, strict=True)
     choices = [jnp.asarray(verdict, jnp.int32) for verdict in verdicts]
-    return jnp.select(conditions, choices, jnp.asarray(Status.MOVING, jnp.int32))
+    status = jnp.select(conditions, choices, jnp.asarray(Status.MOVING, jnp.int32))
+    return status, jnp.where(lost | there, excess, remaining)
+
+
+def _remaining(loss, network):
+    """What `Trajectory.remaining` says, and whether the network is at a saddle."""
+    flat, unravel = ravel_pytree(network)
+    slope, product = jax.linearize(
+        lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0], flat
+    )
+    nothing = jnp.zeros((), flat.dtype)
+    vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
+    split = lambda v: krylov(product, v, nothing, nothing, largest=24, few=24)
+    both = jax.lax.map(split, vectors)
+    rates, ours = both.rates, jax.tree.map(lambda a: a[0], both)
+    eps = jnp.finfo(flat.dtype).eps
+    scale = jnp.max(jnp.abs(rates))
+    upward = ours.rates > 100 * eps * scale
+    fall = jnp.sum(
+        jnp.where(upward, ours.coefficients**2, 0) / jnp.where(upward, 2 * ours.rates, 1)
+    )
+    rest = jnp.linalg.norm(jnp.where(upward, 0, ours.coefficients))
+    rounding = 100 * eps * scale * jnp.linalg.norm(flat)
+    excess = loss.excess(network)
+    remaining = jnp.where(rest <= rounding, jnp.minimum(fall, excess), excess)
+    saddle = jnp.min(rates) < -jnp.sqrt(eps) * scale
+    return remaining, saddle | ~(jnp.max(rates) > 0)
 
 
 def norm(tree: PyTree[Array]) -> Scalar:

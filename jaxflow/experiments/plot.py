@@ -14,8 +14,10 @@ _VERDICTS = {
     Status.CONVERGED: "#009E73",
     Status.OSCILLATING: "#E69F00",
     Status.MOVING: "#56B4E9",
+    Status.PLATEAU: "#CC79A7",
     Status.COLLAPSED: "#999999",
     Status.DIVERGED: "#D55E00",
+    Status.EXHAUSTED: "#F0E442",
     Status.FAILED: "#000000",
 }
 

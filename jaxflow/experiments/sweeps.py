@@ -44,7 +44,7 @@ def sweep(
         ValueError: If an axis has no values, repeated ones, or a name that is taken.
     """
     axes = {name: np.asarray(values) for name, values in (axes or {}).items()}
-    own = {"seed", "record", "time", "steps", "status"}
+    own = {"seed", "record", "time", "steps", "status", "remaining"}
     if clash := sorted(own & set(axes)):
         raise ValueError(f"`sweep(axes=...)` names {clash} itself. Rename that axis.")
     for name, values in axes.items():
@@ -80,6 +80,7 @@ def _label(
         "time": ((*dims, "record"), whole(many.time)),
         "steps": (dims, whole(many.steps)),
         "status": (dims, whole(many.status), _STATUS),
+        "remaining": (dims, whole(many.remaining)),
     }
     for path, value in jax.tree.leaves_with_path(many.observed):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -90,7 +91,7 @@ def _label(
 
 
 def usable(runs: xr.Dataset) -> xr.Dataset:
-    """The runs that neither diverged, failed nor collapsed; the others are `nan`."""
+    """The runs at a minimum, around one, or on their way; the others are `nan`."""
     ends = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
     return runs.where(runs.status.isin(ends))
 

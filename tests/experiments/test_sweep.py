@@ -77,8 +77,8 @@ def test_a_flow_that_fails_is_marked_and_leaves_the_others_as_they_are(problem):
         run, key=KEY, seeds=2, axes={"scale": np.array(scales)}
     )
     both, without = sweep(0.3, 30.0), sweep(0.3)
-    assert (both.status.sel(scale=30.0) == jf.Status.FAILED).all()
-    assert not (without.status == jf.Status.FAILED).any()
+    assert (both.status.sel(scale=30.0) == jf.Status.EXHAUSTED).all()
+    assert not (without.status == jf.Status.EXHAUSTED).any()
     xr.testing.assert_allclose(both.sel(scale=[0.3]), without, rtol=1e-9)
 
 

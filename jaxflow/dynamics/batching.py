@@ -1,0 +1,57 @@
+"""What `jax.vmap` of a run means: only what a batch does as a whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, PyTree
+
+
+@custom_vmap
+def anywhere(condition: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether it holds anywhere in the batch, so that a batch can skip work as a whole."""
+    return condition
+
+
+@anywhere.def_vmap
+def _(size, batched, condition):
+    del size, batched
+    return anywhere(jnp.any(condition)), False
+
+
+def in_turn(function: Callable[..., PyTree], arguments: PyTree, *, forward: bool) -> PyTree:
+    """`function(*arguments)`; of a batch, one member after the other.
+
+    For loops of very different lengths whose steps are long enough to fill the machine: in
+    lockstep every member would wait for the slowest. Derivatives are those of the
+    function, whose batches are then ordinary ones.
+
+    Args:
+        function: What to call.
+        arguments: Its arguments; what it closes over is found.
+        forward: Whether derivatives are forward rather than reverse.
+    """
+    arrays, others = eqx.partition(arguments, eqx.is_array)
+    whole = lambda arrays: function(*eqx.combine(arrays, others))
+    closed = eqx.filter_closure_convert(whole, arrays)
+    constants, code = eqx.partition(closed, eqx.is_array)
+    plain = lambda inputs: eqx.combine(inputs[1], code)(inputs[0])
+    alone = custom_vmap(plain)
+
+    @alone.def_vmap
+    def _(size: int, batched: Any, inputs: Any):
+        del size
+        moving = jax.tree.map(lambda a, b: a if b else None, inputs, batched[0])
+        fixed = jax.tree.map(lambda a, b: None if b else a, inputs, batched[0])
+        one = lambda moving: alone(eqx.combine(moving, fixed))
+        out = jax.lax.map(one, moving)
+        return out, jax.tree.map(lambda _: True, out)
+
+    if forward:
+        return alone((arrays, constants))
+    reverse = jax.custom_vjp(lambda inputs: alone(inputs))
+    reverse.defvjp(lambda inputs: jax.vjp(plain, inputs), lambda pull, slope: pull(slope))
+    return reverse((arrays, constants))

@@ -1,0 +1,119 @@
+"""Krylov spaces of a symmetric matrix: its functions, applied to a vector."""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Modes(eqx.Module):
+    r"""A vector $v = \sum_i c_i u_i$ in approximate eigenvectors of a symmetric matrix.
+
+    Attributes:
+        basis: The orthonormal $u_i$, one a row; zeros stand for none.
+        rates: Their eigenvalues.
+        coefficients: The $c_i$.
+        met: Whether functions of the matrix, applied to $v$, are as accurate as asked.
+    """
+
+    basis: Float[Array, "*stack modes n"]
+    rates: Float[Array, "*stack modes"]
+    coefficients: Float[Array, "*stack modes"]
+    met: Bool[Array, "*stack"]
+
+
+def krylov(
+    apply: Callable[[Float[Array, " n"]], Float[Array, " n"]],
+    v: Float[Array, " n"],
+    duration: Float[Array, ""],
+    allowed: Float[Array, ""],
+    largest: int = 40,
+    few: int = 8,
+) -> Modes:
+    r"""Split a vector into modes that give $\varphi_k(h A) v$, by symmetric Lanczos.
+
+    The space grows, at most to `largest` dimensions, until the first term of the error
+    series of $\varphi_1$ (Saad, 1992, for the exponential), which is $h \|v\| \beta_m
+    |e_m^\top \varphi_2(h T_m) e_1|$, is below `allowed`. That bounds the error where $A$
+    is negative: entries of $e^{s T_m}$ are positive, and those of $e^{s A}$ contract.
+
+    Args:
+        apply: The symmetric matrix $A$.
+        v: What to split.
+        duration: The time $h$.
+        allowed: The error allowed, in the units of $v$.
+        largest: Products at most.
+        few: Products between two looks at the error.
+    """
+    largest = min(largest, v.size)
+    few = min(few, largest)
+    eps = jnp.finfo(v.dtype).eps
+    size = jnp.linalg.norm(v)
+
+    def orthogonal(image, space):
+        column = space @ image
+        rest = image - column @ space
+        rest = rest - (space @ rest) @ space  # Twice is enough (Kahan, Parlett).
+        return jnp.pad(column, (0, largest - len(column))), rest
+
+    def extend(j, state):
+        space, small, row, _ = state
+        image = apply(row)
+        space = space.at[j].set(row)
+        # Usually few do, and then nothing costs more than they do.
+        column, rest = jax.lax.cond(
+            j < few,
+            lambda: orthogonal(image, space[:few]),
+            lambda: orthogonal(image, space),
+        )
+        small = small.at[j].set(column).at[:, j].set(column)
+        beta = jnp.linalg.norm(rest)
+        beta = jnp.where(beta > 10 * eps * jnp.linalg.norm(image), beta, 0)
+        return space, small, rest / jnp.where(beta > 0, beta, jnp.inf), beta
+
+    def modes(count, last, space, small, beta):
+        # LAPACK may hang on what is not finite.
+        finite = jnp.all(jnp.isfinite(small)) & jnp.isfinite(duration)
+        small = jnp.where(finite, small[:count, :count], 0)
+        rates, mixing = jnp.linalg.eigh(small)
+        ahead = mixing[last] @ (phi(duration * rates)[2] * mixing[0])
+        met = finite & (jnp.abs(duration) * size * beta * jnp.abs(ahead) <= allowed)
+        pad = lambda a: jnp.pad(a, [(0, largest - count)] + [(0, 0)] * (a.ndim - 1))
+        return Modes(pad(mixing.T @ space[:count]), pad(rates), pad(size * mixing[0]), met)
+
+    def grow(carry):
+        j, _, state = carry
+        stop = jnp.minimum(j + few, largest)
+        space, small, _, beta = state = jax.lax.fori_loop(j, stop, extend, state)
+        look = [lambda n=n: modes(n, stop - 1, space, small, beta) for n in (few, largest)]
+        found = look[0]() if few == largest else jax.lax.cond(j == 0, *look)
+        return stop, found, state
+
+    zeros = lambda *shape: jnp.zeros(shape, v.dtype)
+    start = v / jnp.where(size > 0, size, 1)
+    state = (zeros(largest, v.size), zeros(largest, largest), start, zeros())
+    none = Modes(state[0], zeros(largest), zeros(largest), jnp.zeros((), bool))
+    going = lambda carry: ~carry[1].met & (carry[0] < largest)
+    return jax.lax.while_loop(going, grow, (jnp.asarray(0), none, state))[1]
+
+
+def phi(z: Float[Array, "..."], highest: int = 4) -> list[Float[Array, "..."]]:
+    r"""$\varphi_0 \dots \varphi_k$, with $\varphi_0 = e^z$, $\varphi_k(0) = 1/k!$ and
+    $\varphi_{k+1}(z) = (\varphi_k(z) - 1/k!) / z$, to rounding at every real $z$.
+
+    Upwards from `expm1` where $|z| > 1$; elsewhere downwards from the Taylor series of
+    the highest, because the recursion cancels.
+    """
+    near = jnp.abs(z) <= 1
+    small, large = jnp.where(near, z, 0), jnp.where(near, 2, z)
+    terms = [1 / math.factorial(highest + j) for j in range(18)]
+    down = [jnp.polyval(jnp.array(terms[::-1], z.dtype), small)]
+    for k in reversed(range(highest)):
+        down.append(small * down[-1] + 1 / math.factorial(k))
+    up = [jnp.exp(large), jnp.expm1(large) / large]
+    for k in range(1, highest):
+        up.append((up[-1] - 1 / math.factorial(k)) / large)
+    return [jnp.where(near, d, u) for d, u in zip(reversed(down), up, strict=True)]
