@@ -16,6 +16,7 @@ from .losses import (
 # How it moves
 from .dynamics import (
     gradient_flow as gradient_flow,
+    ExponentialRosenbrock as ExponentialRosenbrock,
     gradient_descent as gradient_descent,
     Trajectory as Trajectory,
     Status as Status,
@@ -32,9 +33,13 @@ from .observables import (
     sharpness as sharpness,
     spectrum as spectrum,
     gauss_newton_spectrum as gauss_newton_spectrum,
+    spectral_density as spectral_density,
+    stability_threshold as stability_threshold,
+    preconditioner as preconditioner,
     singular_values as singular_values,
     alignment as alignment,
     imbalance as imbalance,
+    determinant as determinant,
     stable_rank as stable_rank,
     rank_one_gap as rank_one_gap,
     gains as gains,

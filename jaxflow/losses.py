@@ -6,8 +6,6 @@ any other convention multiply: `0.5 * loss` is a loss whose gradient, Hessian an
 are half as large, and whose flow takes the same path at half the speed.
 """
 
-import abc
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,15 +23,35 @@ class AbstractLoss(eqx.Module):
     excess is far smaller than the rounding of their sum. Losses add, and can be scaled:
     `0.5 * problem + WeightDecay(1e-3)` is a loss.
 
+    A loss implements `outputs` and `criterion`, of which `excess` is the composition, and
+    which say what the Gauss-Newton part of the Hessian is; or `excess` alone.
+
     Attributes:
         floor: A number that the loss never falls below.
     """
 
     floor: eqx.AbstractVar[Float[Array, ""]]
 
-    @abc.abstractmethod
     def excess(self, network: PyTree[Array]) -> Scalar:
         """The loss above its floor."""
+        return self.criterion(self.outputs(network))
+
+    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+        """What the loss asks of the network: arrays, as a function of the weights."""
+        del network
+        raise ValueError(self._whole())
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        """The loss above its floor, as a function of the network's `outputs`."""
+        del outputs
+        raise ValueError(self._whole())
+
+    def _whole(self) -> str:
+        name = type(self).__name__
+        return (
+            f"`{name}` must say what its outputs are, but only defines `excess`, if that. "
+            f"Implement `{name}.outputs(network)` and `{name}.criterion(outputs)`."
+        )
 
     def __call__(self, network: PyTree[Array]) -> Scalar:
         """The loss at `network`."""
@@ -75,6 +93,13 @@ class Sum(AbstractLoss):
 
     def excess(self, network: PyTree[Array]) -> Scalar:
         return self._add(term.excess(network) for term in self.terms)
+
+    def outputs(self, network: PyTree[Array]) -> tuple[PyTree[Array], ...]:
+        return tuple(term.outputs(network) for term in self.terms)
+
+    def criterion(self, outputs: tuple[PyTree[Array], ...]) -> Scalar:
+        pairs = zip(self.terms, outputs, strict=True)
+        return self._add(term.criterion(output) for term, output in pairs)
 
     def _add(self, values) -> Scalar:
         pairs = zip(self.factors, values, strict=True)
@@ -123,8 +148,11 @@ class Regression(AbstractLoss):
     floor: Float[Array, ""]
     readout: Float[Array, "out hidden"] | None = None
 
-    def excess(self, network: DeepLinear) -> Scalar:
-        gap = self.linear_map(network) - self.target
+    def outputs(self, network: DeepLinear) -> Float[Array, "out in"]:
+        return self.linear_map(network)
+
+    def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
+        gap = outputs - self.target
         return jnp.sum((gap @ self.covariance) * gap)
 
     def linear_map(self, network: DeepLinear) -> Float[Array, "out in"]:
@@ -171,7 +199,7 @@ class MeanSquaredError(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.y.dtype)
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def outputs(self, network: PyTree[Array]) -> Float[Array, "samples out"]:
         outputs = jax.vmap(network)(self.x)  # pyright: ignore
         if self.readout is not None:
             if outputs.shape[1:] != self.readout.shape[1:]:
@@ -185,6 +213,9 @@ class MeanSquaredError(AbstractLoss):
                 f"The network must return {self.y.shape[1]} outputs for a sample, but "
                 f"returns {outputs.shape[1:]}."
             )
+        return outputs
+
+    def criterion(self, outputs: Float[Array, "samples out"]) -> Scalar:
         return jnp.sum((outputs - self.y) ** 2) / self.y.shape[0]
 
     @property
@@ -204,8 +235,11 @@ class WeightDecay(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros_like(self.strength)
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
-        leaves = jax.tree.leaves(network)
+    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+        return network
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        leaves = jax.tree.leaves(outputs)
         squares = sum(jnp.sum(w**2) for w in leaves)
         return self.strength.astype(leaves[0].dtype) * squares
 

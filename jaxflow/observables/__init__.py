@@ -2,6 +2,7 @@
 
 from .alignment import (
     alignment as alignment,
+    determinant as determinant,
     gains as gains,
     imbalance as imbalance,
     rank_one_gap as rank_one_gap,
@@ -15,8 +16,16 @@ from .curvature import (
     sharpness as sharpness,
     spectrum as spectrum,
 )
+from .density import (
+    SpectralDensity as SpectralDensity,
+    spectral_density as spectral_density,
+)
 from .progress import (
     distance as distance,
     excess as excess,
     gradient_norm as gradient_norm,
+)
+from .stability import (
+    preconditioner as preconditioner,
+    stability_threshold as stability_threshold,
 )

@@ -3,7 +3,7 @@
 import itertools as it
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from ..losses import AbstractLoss
 from ..networks import DeepLinear
@@ -53,6 +53,26 @@ def imbalance(loss: AbstractLoss, network: DeepLinear) -> Float[Array, " pairs"]
     pairs = it.pairwise(network.weights)
     gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in pairs]
     return jnp.array(gaps, network.weights[0].dtype)
+
+
+def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
+    r"""The determinant of the end-to-end matrix, whose sign a balanced flow conserves.
+
+    Along a gradient flow from balanced square layers, say the identity, $\log |\det W|$
+    changes at a bounded rate, so that $\det W$ never reaches zero (Bartlett, Helmbold &
+    Long, 2018, for the identity). Where its sign changes, rounding has chosen the limit:
+    it has broken the balance, and the flow has left a saddle that it would not leave.
+
+    Raises:
+        ValueError: If the end-to-end matrix is not square.
+    """
+    del loss
+    if network.widths[0] != network.widths[-1]:
+        raise ValueError(
+            "`determinant` needs as many outputs as inputs, but the network has widths "
+            f"{network.widths}."
+        )
+    return jnp.linalg.det(network.product)
 
 
 def singular_values(loss: AbstractLoss, network: DeepLinear) -> Float[Array, "layers rank"]:

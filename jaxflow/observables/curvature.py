@@ -1,29 +1,63 @@
-"""Second order: the Hessian as an operator, and its extreme eigenvalues."""
+"""Second order: the Hessian and its parts as operators, and extreme eigenvalues."""
 
-from collections.abc import Callable
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..losses import AbstractLoss, Regression
 from ..networks import DeepLinear
+from . import invariant
+from .lanczos import largest as _largest
+
+Part = Literal["hessian", "gauss_newton", "residual"]
 
 
-def hessian(loss: AbstractLoss, network: PyTree[Array]) -> lx.FunctionLinearOperator:
-    """The Hessian of `loss` at `network`, as a symmetric operator on networks.
+def hessian(
+    loss: AbstractLoss, network: PyTree[Array], *, part: Part = "hessian"
+) -> lx.FunctionLinearOperator:
+    r"""The Hessian of `loss` at `network`, as a symmetric operator on networks.
 
     `.mv(v)` is its product with a network of directions; `.as_matrix()` is dense, with
     the entries of the leaves in row-major order, one leaf after the other.
+
+    Args:
+        loss: Any loss; for the parts, one that says what its outputs are.
+        network: Where.
+        part: `"hessian"`; or `"gauss_newton"`, the curvature of the criterion seen through
+            the Jacobian $J$ of the outputs, $J^\top (\nabla^2 \text{criterion}) J$; or
+            `"residual"`, the rest, which is due to the curvature of the outputs.
+
+    Raises:
+        ValueError: If there is no such part, or the loss does not say what its outputs
+            are.
     """
+    if part not in get_args(Part):
+        raise ValueError(
+            f"`hessian(part=...)` must be one of {get_args(Part)}, but is {part!r}."
+        )
     _, product = jax.linearize(jax.grad(loss.excess), network)
+    if part != "hessian":
+        whole, seen = product, _gauss_newton(loss, network)
+        rest = lambda v: jax.tree.map(jnp.subtract, whole(v), seen(v))
+        product = seen if part == "gauss_newton" else rest
     return lx.FunctionLinearOperator(
         product, jax.eval_shape(lambda: network), lx.symmetric_tag
     )
+
+
+def _gauss_newton(loss, network):
+    outputs, push = jax.linearize(loss.outputs, network)
+    pull = jax.linear_transpose(push, network)
+    _, curve = jax.linearize(jax.grad(loss.criterion), outputs)
+    return lambda v: pull(curve(push(v)))[0]
 
 
 class Spectrum(eqx.Module):
@@ -31,16 +65,22 @@ class Spectrum(eqx.Module):
 
     Attributes:
         values: Rayleigh quotients.
-        vectors: Networks of unit norm, stacked along a first axis.
-        bounds: Residual norms $\\|H v - \\lambda v\\|$: an eigenvalue lies within this
-            distance of each value. The error is of the order of its square over the gap
-            to the next eigenvalue.
+        vectors: Networks of unit norm, stacked along a first axis. With a preconditioner
+            $P$ they are those of $P^{-1/2} H P^{-1/2}$, so that $P^{-1/2} v$ is the
+            direction in which weights move.
+        residuals: Norms $\\|H v - \\lambda v\\|$: an eigenvalue is this close to each.
+            The error is of the order of the square over the gap to the next eigenvalue.
+        bounds: How far each value can be from its own eigenvalue: the residual, the
+            tolerance, and what rounding of the weights, of the loss's own numbers and of
+            the product contributes. Only if converged.
         matvecs: Products with the Hessian that it took.
-        converged: Whether every bound met the tolerance.
+        converged: Whether every residual met the tolerance, up to rounding, and nothing
+            suggested that a wanted eigenvalue was missed.
     """
 
     values: Float[Array, " k"]
     vectors: PyTree[Array]
+    residuals: Float[Array, " k"]
     bounds: Float[Array, " k"]
     matvecs: Int[Array, ""]
     converged: Bool[Array, ""]
@@ -50,29 +90,41 @@ def sharpness(
     loss: AbstractLoss,
     network: PyTree[Array],
     *,
+    preconditioner: PyTree[Array] | None = None,
+    start: Spectrum | None = None,
     rtol: float | None = None,
     max_matvecs: int = 1000,
     seed: int = 0,
 ) -> Scalar:
     r"""The largest eigenvalue of the Hessian, with its sign.
 
-    Descent with step size $\eta$ is unstable above $2 / \eta$. Not the eigenvalue of
-    largest modulus, which power iteration finds: near saddles that one is often negative.
-    For the error bound and the number of products, see `spectrum`.
+    Descent with step size $\eta$ is unstable above $2 / \eta$; for other optimisers see
+    `stability_threshold`. Not the eigenvalue of largest modulus, which power iteration
+    finds: near saddles that one is often negative. For the error bound, the number of
+    products and the arguments, see `spectrum`.
 
-    Differentiable once, in `loss` and `network`, by the Hellmann-Feynman theorem; nothing
-    differentiates through the iteration. Where the top eigenvalue is repeated the result
-    is one element of the subgradient, and second derivatives are wrong, because the
-    eigenvector counts as a constant.
-
-    Args:
-        rtol: Stop when the residual is this small, relative to the largest modulus of an
-            eigenvalue; the power $2/3$ of the rounding of the weights by default.
-        max_matvecs: Products with the Hessian after which to stop anyway.
-        seed: Where the iteration starts.
+    Differentiable once, in `loss`, `network` and `preconditioner`, by the
+    Hellmann-Feynman theorem; nothing differentiates through the iteration. Where the top
+    eigenvalue is repeated the result is one element of the subgradient; the mean of all
+    its copies, `jnp.mean(spectrum(..., largest=copies).values)`, is smooth there, and its
+    derivative is exact. Second derivatives are wrong, because the eigenvector counts as a
+    constant.
     """
-    found = spectrum(loss, network, rtol=rtol, max_matvecs=max_matvecs, seed=seed)
-    return found.values[0]
+    arguments = _check(loss, network, 1, 0, preconditioner, start, rtol, max_matvecs)
+    return _sharpness(*arguments, jr.key(seed))
+
+
+@eqx.filter_jit
+def _sharpness(loss, network, preconditioner, start, rtol, most, key):
+    place = invariant.find(*frozen((loss, network)))
+    if place is None or preconditioner is not None or start is not None:
+        arguments = loss, network, preconditioner, start, rtol, most, key
+        return _spectrum(*arguments, "hessian", 1, 0).values[0]
+    random = jr.normal(key, (invariant.size(place),), place.target.dtype)
+    value, vector = invariant.largest(place, random, rtol, most)
+    *_, embed = invariant.coordinates(place)
+    vectors = jax.tree.map(lambda w: w[None], embed(vector))
+    return _differentiable((loss, network, None), "hessian", value[None], vectors)[0]
 
 
 def spectrum(
@@ -81,80 +133,170 @@ def spectrum(
     *,
     largest: int = 1,
     smallest: int = 0,
+    part: Part = "hessian",
+    preconditioner: PyTree[Array] | None = None,
+    start: Spectrum | None = None,
     rtol: float | None = None,
     max_matvecs: int = 1000,
     seed: int = 0,
 ) -> Spectrum:
-    """The largest and smallest eigenvalues of the Hessian, repeated ones included.
+    r"""The largest and smallest eigenvalues of the Hessian, repeated ones included.
 
     By thick-restarted Lanczos with full orthogonalisation (Wu & Simon, 2000), which
     continues with a random direction where a Krylov space is exhausted: at minima of
     linear networks there are few distinct eigenvalues, and at the origin only one.
 
+    That an eigenvalue lies within each bound is certain. That it is the extreme one, from
+    products alone, is not: it is as sure as that a random direction is not orthogonal to
+    an eigenvector. Eigenvalues that differ by a few tolerances may be taken for each other.
+
     Args:
         largest: How many from the top.
         smallest: How many from the bottom.
-        rtol: As for `sharpness`.
+        part: The Hessian, or which part of it; see `hessian`.
+        preconditioner: A network $P$ of positive numbers. The eigenvalues are then those of
+            $P^{-1/2} H P^{-1/2}$, which are those of $P^{-1} H$.
+        start: What was found nearby, say at the record before; the search begins there,
+            and still looks elsewhere, for what overtook.
+        rtol: Stop when residuals are this small, relative to the largest modulus of an
+            eigenvalue; the power $2/3$ of the rounding of the weights by default.
         max_matvecs: Products with the Hessian, for each of the two ends, after which to
-            stop anyway.
+            stop anyway, at the end of a cycle of at least twelve.
         seed: Where the iteration starts.
 
     Raises:
-        ValueError: If more eigenvalues are asked for than there are, or none.
+        ValueError: If more eigenvalues are asked for than there are, or none; if there is
+            no such part, or the loss does not say what its outputs are; if the
+            preconditioner is not a network of positive numbers.
     """
-    flat, _ = ravel_pytree(network)
+    arguments = _check(
+        loss, network, largest, smallest, preconditioner, start, rtol, max_matvecs
+    )
+    found = _spectrum(*arguments, jr.key(seed), part, largest, smallest)
+    rounding = _rounding(loss, network, preconditioner, found.vectors, part)
+    return eqx.tree_at(lambda s: s.bounds, found, found.bounds + rounding)
+
+
+def _check(loss, network, largest, smallest, preconditioner, start, rtol, most):
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    flat = jax.eval_shape(lambda: ravel_pytree(network)[0])
     if min(largest, smallest) < 0 or not 1 <= largest + smallest <= flat.size:
         raise ValueError(
             f"`spectrum(largest={largest}, smallest={smallest})` must ask for between 1 "
             f"and {flat.size} eigenvalues, the number of weights."
         )
-    if max_matvecs < 1:
-        raise ValueError(
-            f"`spectrum(max_matvecs=...)` must be positive, but is {max_matvecs}."
-        )
-    tolerance = float(jnp.finfo(flat.dtype).eps) ** (2 / 3) if rtol is None else rtol
-    return _spectrum(loss, network, largest, smallest, tolerance, max_matvecs, seed)
+    if most < 1:
+        raise ValueError(f"`spectrum(max_matvecs=...)` must be positive, but is {most}.")
+    if preconditioner is not None:
+        if shapes(preconditioner) != shapes(network):
+            raise ValueError(
+                "`spectrum(preconditioner=...)` must hold a number for each weight, but "
+                f"has shapes {shapes(preconditioner)} for weights {shapes(network)}."
+            )
+        for leaf in jax.tree.leaves(preconditioner):
+            if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf) & (leaf > 0)):
+                raise ValueError(
+                    "`spectrum(preconditioner=...)` must be positive and finite, but "
+                    f"goes down to {np.min(leaf)}. That of an optimiser is, after a step."
+                )
+    if start is not None:
+        given = jax.tree.map(lambda w: jnp.shape(w)[1:], start.vectors)
+        if given != shapes(network):
+            raise ValueError(
+                "`spectrum(start=...)` must be of a network of the same shapes, but is of "
+                f"{given}, not {shapes(network)}."
+            )
+    rtol = float(jnp.finfo(flat.dtype).eps) ** (2 / 3) if rtol is None else rtol
+    # Arrays, so that other values do not compile again.
+    options = jnp.asarray(rtol, flat.dtype), jnp.asarray(most, jnp.int32)
+    return loss, network, preconditioner, start, *options
 
 
 @eqx.filter_jit
-def _spectrum(loss, network, largest, smallest, rtol, max_matvecs, seed):
+def _spectrum(
+    loss, network, preconditioner, start, rtol, most, key, part, largest, smallest
+):
     flat, unravel = ravel_pytree(network)
-    operator = hessian(*jax.lax.stop_gradient((loss, network)))
-    apply = lambda v: ravel_pytree(operator.mv(unravel(v)))[0]
-    start = jr.normal(jr.key(seed), flat.shape, flat.dtype)
+    place = frozen((loss, network, preconditioner))
+    product = operator(place, part)
+    apply = lambda v: ravel_pytree(product(unravel(v)))[0]
+    random = jr.normal(key, flat.shape, flat.dtype)
+    known = None
+    if start is not None:
+        vectors = frozen(start.vectors)
+        known = jax.vmap(lambda v: ravel_pytree(v)[0])(vectors).astype(flat.dtype)
     ends = []
     for sign, count in ((1, largest), (-1, smallest)):
         if count:
             towards = lambda v, sign=sign: sign * apply(v)
-            values, vectors, bounds, used, met = _largest(
-                towards, start, count, rtol, max_matvecs
-            )
-            ends.append((sign * values[::sign], vectors[::sign], bounds[::sign], used, met))
-    values, vectors, bounds, used, met = zip(*ends, strict=True)
-    vectors = jax.vmap(unravel)(jnp.concatenate(vectors))
-    values = _differentiable(loss, network, jnp.concatenate(values), vectors)
+            near = None if known is None else known[::sign][:count]
+            found = _largest(towards, random, count, rtol, most, near)
+            turned = [row[::sign] for row in found[:4]]
+            ends.append((sign * turned[0], *turned[1:], *found[4:]))
+    *pairs, used, met = zip(*ends, strict=True)
+    values, vectors, residuals, bounds = map(jnp.concatenate, pairs)
+    vectors = jax.vmap(unravel)(vectors)
+    place = (loss, network, preconditioner)
+    values = _differentiable(place, part, values, vectors)
     matvecs, converged = jnp.stack(used).sum(), jnp.stack(met).all()
-    return Spectrum(values, vectors, jnp.concatenate(bounds), matvecs, converged)
+    return Spectrum(values, vectors, residuals, bounds, matvecs, converged)
+
+
+def frozen(tree):
+    """Without derivatives; what is not an array passes."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def operator(place, part):
+    """The product with the Hessian, preconditioned from both sides."""
+    loss, network, preconditioner = place
+    product = hessian(loss, network, part=part).mv
+    if preconditioner is None:
+        return product
+    root = jax.tree.map(lambda p, w: jnp.sqrt(p).astype(w.dtype), preconditioner, network)
+    divide = lambda v: jax.tree.map(jnp.divide, v, root)
+    return lambda v: divide(product(divide(v)))
+
+
+def _quotient(place, part, vector):
+    """The Rayleigh quotient at a unit vector."""
+    pairs = jax.tree.map(jnp.vdot, vector, operator(place, part)(vector))
+    return sum(jax.tree.leaves(pairs))
 
 
 @eqx.filter_custom_jvp
-def _differentiable(loss, network, values, vectors):
+def _differentiable(place, part, values, vectors):
     """Eigenvalues with the derivative of Rayleigh quotients at their frozen vectors."""
-    del loss, network, vectors
+    del place, part, vectors
     return values
 
 
 @_differentiable.def_jvp
 def _(primals, tangents):
-    loss, network, values, vectors = primals
-
-    def quotients(loss, network):
-        images = jax.vmap(hessian(loss, network).mv)(vectors)
-        pairs = zip(jax.tree.leaves(vectors), jax.tree.leaves(images), strict=True)
-        return sum(jax.vmap(jnp.vdot)(v, image) for v, image in pairs)
-
-    _, slopes = eqx.filter_jvp(quotients, (loss, network), tangents[:2])
+    place, part, values, vectors = primals
+    quotients = lambda place: jax.vmap(lambda v: _quotient(place, part, v))(vectors)
+    _, slopes = eqx.filter_jvp(quotients, (place,), (tangents[0],))
     return values, slopes
+
+
+@eqx.filter_jit
+def _rounding(loss, network, preconditioner, vectors, part):
+    """How far rounding of all that the loss is computed from moves eigenvalues.
+
+    To first order: what a relative error `eps` of every number of the loss, the network
+    and the preconditioner can do at most, by the derivative of the Rayleigh quotient.
+    """
+    place = frozen((loss, network, preconditioner))
+    numbers = jax.tree.leaves(eqx.filter(place, eqx.is_inexact_array))
+    dtype = jax.tree.leaves(network)[0].dtype
+
+    def one(vector):
+        slopes = jax.tree.leaves(eqx.filter_grad(_quotient)(place, part, vector))
+        moves = (jnp.sum(jnp.abs(g * w)) for g, w in zip(slopes, numbers, strict=True))
+        return jnp.finfo(dtype).eps * sum(move.astype(dtype) for move in moves)
+
+    return jax.lax.map(one, frozen(vectors))
 
 
 def gauss_newton_spectrum(
@@ -179,90 +321,3 @@ def gauss_newton_spectrum(
         outer = [loss.readout @ b for b in outer]
     blocks = [jnp.kron(b @ b.T, a.T @ a) for a, b in zip(inner, outer, strict=True)]
     return 2 * jnp.linalg.eigvalsh(sum(blocks))[::-1]  # pyright: ignore
-
-
-def _largest(
-    apply: Callable[[Float[Array, " n"]], Float[Array, " n"]],
-    start: Float[Array, " n"],
-    count: int,
-    rtol: float,
-    max_matvecs: int,
-):
-    """The largest eigenpairs of a symmetric operator; bounds, products, and success.
-
-    Every cycle adds `keep` directions to the `keep` best Ritz vectors of the one before.
-    The operator seen from the basis is computed in full rather than assumed tridiagonal,
-    and residuals from their definition, so a restart or a random direction needs no
-    special case. Rows of zeros stand for directions that do not exist: before the first
-    restart, or in a space that is full.
-    """
-    keep = max(count + 8, 12)
-    eps = jnp.finfo(start.dtype).eps
-
-    def orthonormal(v, basis):
-        size = jnp.linalg.norm(v)
-        v = v / jnp.where(size > 0, size, 1)
-        for _ in range(2):  # Once leaves rounding; twice is enough (Kahan, Parlett).
-            v = v - (basis @ v) @ basis
-        size = jnp.linalg.norm(v)
-        return jnp.where(size > jnp.sqrt(eps), v / jnp.where(size > 0, size, 1), 0)
-
-    # A rotated start is as random as a fresh draw, and cheaper.
-    fresh = lambda used: jnp.roll(start, used + 1)
-
-    def extend(j, carry):
-        basis, images, small, row, scale, used = carry
-        image = apply(row)
-        basis, images = basis.at[j].set(row), images.at[j].set(image)
-        column = basis @ image
-        small = small.at[j].set(column).at[:, j].set(column)
-        scale = jnp.maximum(scale, jnp.linalg.norm(image))
-        rest = image - column @ basis
-        exhausted = jnp.linalg.norm(rest) <= 10 * eps * scale
-        row = orthonormal(jnp.where(exhausted, fresh(used), rest), basis)
-        return basis, images, small, row, scale, used + 1
-
-    def cycle(state):
-        *carry, before, _, confirming, _ = state
-        carry = jax.lax.fori_loop(keep, 2 * keep, extend, tuple(carry))
-        basis, images, small, _, scale, used = carry
-        finite = jnp.isfinite(scale)
-        small = jnp.where(finite, small, 0)
-        below = 1 + 2 * jnp.max(jnp.sum(jnp.abs(small), axis=1))
-        absent = ~jnp.any(basis != 0, axis=1)
-        values, mixing = jnp.linalg.eigh(small - jnp.diag(jnp.where(absent, below, 0)))
-        values, mixing = values[::-1][:keep], mixing[:, ::-1][:, :keep]
-        ritz = mixing.T @ basis
-        there = jnp.linalg.norm(ritz, axis=1) > 0.5
-        ritz = jnp.where(there[:, None], ritz, 0)
-        images = jnp.where(there[:, None], mixing.T @ images, 0)
-        values = jnp.where(there, values, 0)
-        wanted = values[:count]
-        residuals = images[:count] - wanted[:, None] * ritz[:count]
-        # With what rounding leaves of a product.
-        bounds = jnp.linalg.norm(residuals, axis=1) + start.size**0.5 * eps * scale
-        unmet = bounds > rtol * scale + start.size**0.5 * eps * scale
-        met = ~jnp.any(unmet)
-        # A repeated eigenvalue shows once in a Krylov space. When all is found, look once
-        # more from a random direction, and stop when that changes nothing.
-        same = jnp.all(jnp.abs(wanted - before) <= rtol * scale)
-        done = (met & (same & confirming if count > 1 else True)) | ~finite
-        towards = jnp.where(met, fresh(used), residuals[jnp.argmax(unmet)])
-        row = orthonormal(towards, ritz)
-        twice = lambda rows: jnp.concatenate([rows, jnp.zeros_like(rows)])
-        small = jnp.diag(twice(values))
-        images = twice(images)
-        return twice(ritz), images, small, row, scale, used, wanted, bounds, met, done
-
-    rows = jnp.zeros((2 * keep, start.size), start.dtype)
-    small = jnp.zeros((2 * keep, 2 * keep), start.dtype)
-    scale, used = jnp.zeros((), start.dtype), jnp.zeros((), jnp.int32)
-    row = orthonormal(start, rows)
-    no = jnp.zeros((), bool)
-    before = jnp.zeros(count, start.dtype)
-    state = (rows, rows, small, row, scale, used, before, before, no, no)
-    going = lambda state: ~state[-1] & (state[5] < max_matvecs)
-    state = jax.lax.while_loop(going, cycle, state)
-    basis, _, _, _, scale, used, values, bounds, _, done = state
-    values = jnp.where(jnp.isfinite(scale), values, jnp.nan)
-    return values, basis[:count], bounds, used, done
