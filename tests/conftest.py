@@ -15,6 +15,13 @@ import pytest  # noqa: E402
 import jaxflow as jf  # noqa: E402
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """Compiled programs, of which a process can hold only so many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def problem() -> jf.Regression:
     """Fifty samples in five dimensions, one output, and a floor above zero."""

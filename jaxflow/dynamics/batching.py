@@ -52,6 +52,13 @@ def in_turn(function: Callable[..., PyTree], arguments: PyTree, *, forward: bool
 
     if forward:
         return alone((arrays, constants))
+    # Carried round a loop, results have their batch first, as those of `alone` have: else
+    # JAX (0.10, under `jit`) takes the slopes of one order for those of the other.
+    keep = lambda out, _: (jax.lax.optimization_barrier(out), None)
+    first = lambda out: jax.lax.scan(keep, out, length=1)[0]
     reverse = jax.custom_vjp(lambda inputs: alone(inputs))
-    reverse.defvjp(lambda inputs: jax.vjp(plain, inputs), lambda pull, slope: pull(slope))
+    reverse.defvjp(
+        lambda inputs: jax.vjp(lambda inputs: first(plain(inputs)), inputs),
+        lambda pull, slope: pull(slope),
+    )
     return reverse((arrays, constants))

@@ -1,6 +1,6 @@
 """Continuous time: the gradient-flow ODE, integrated by Diffrax."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import diffrax as dfx
 import equinox as eqx
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
 from ..losses import AbstractLoss
 from .batching import in_turn
@@ -30,7 +30,7 @@ from .trajectory import (
 def gradient_flow(
     loss: AbstractLoss,
     network: PyTree[Array],
-    times: ArrayLike,
+    times: ArrayLike | Sequence[ScalarLike],
     *,
     observe: Mapping[str, Observable] | None = None,
     until: Observable | None = None,
@@ -69,10 +69,12 @@ def gradient_flow(
             settle, rather than to rattle at the edge of its stability, wants
             `lambda loss, network: 3 / jaxflow.sharpness(loss, network)`.
         max_steps: Steps after which to give up; of each, where two solvers take turns.
-        adjoint: How to differentiate through the flow. `diffrax.ImplicitAdjoint()`
-            differentiates the end as a stationary point of the loss instead: exact for
-            isolated minima, and for what is constant along a manifold of minima, such as
-            the end-to-end map; the dependence on the start counts as zero.
+        adjoint: How to differentiate through the flow. `diffrax.BacksolveAdjoint()`, with
+            an explicit solver, is for short times: backwards, what contracted expands.
+            `diffrax.ImplicitAdjoint()` differentiates the end as a stationary point of
+            the loss instead: exact for isolated minima, and for what is constant along a
+            manifold of minima, such as the end-to-end map; the dependence on the start
+            counts as zero.
         tolerance: What counts as converged, see `Status`: 1e-8 for finite times; for an
             infinite one 1e-12, or 1e-6 in float32.
         progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`.
@@ -151,10 +153,12 @@ def _check_times(times: np.ndarray) -> bool:
 
 @eqx.filter_jit
 def _flow(*arguments):
-    if jax.default_backend() == "cpu":
-        forward = isinstance(arguments[7][1], dfx.ForwardMode)
-        return in_turn(_follow, arguments, forward=forward)
-    return _follow(*arguments)
+    adjoint = arguments[7][1]
+    back = isinstance(adjoint, dfx.BacksolveAdjoint)  # Has no derivative in the times.
+    if back or jax.default_backend() != "cpu":
+        return _follow(*arguments)
+    forward = isinstance(adjoint, dfx.ForwardMode)
+    return in_turn(_follow, arguments, forward=forward)
 
 
 def _follow(
@@ -270,12 +274,11 @@ class _Tsit5UntilStiff(dfx.Tsit5):
 
     The last two stages are at the same time, so that their difference shows the largest
     rate in play (Hairer & Wanner, 1996, section IV.2). The method is stable up to steps of
-    3.5 over that rate. A step of the stiff method costs as much as some ten of these, and
-    it takes some fifty: so many steps are given to a run that is about to end anyway, and
-    in the worst case the run takes twice as long as it had to.
+    3.5 over that rate. A step of the stiff method costs as much as some ten of these, so
+    that a run which is about to end anyway had better end here.
     """
 
-    patience: int = 300
+    patience: int = 100
     # A way to end that Diffrax lets a solver choose, and does not take by itself.
     tired_of_it = dfx.RESULTS.dt_min_reached
 

@@ -25,10 +25,10 @@ class Status(enum.IntEnum):
     `tolerance` that of the run:
 
     - `CONVERGED`: the excess is at most `tolerance` $\Delta$. Or, where the loss cannot
-      reach its floor, so is `Trajectory.remaining`, and the Hessian shows no direction of
-      negative curvature.
-    - `PLATEAU`: `Trajectory.remaining` is that small, but the loss curves downwards in some
-      direction, or nowhere at all: a saddle.
+      reach its floor, so is `Trajectory.remaining`, and it is no plateau.
+    - `PLATEAU`: `Trajectory.remaining` is that small, but the loss curves down in some
+      direction, by $\frac12 |\lambda| \|\theta\|^2 > \sqrt{\texttt{tolerance}}\, \Delta$,
+      or up in none: a saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
@@ -154,10 +154,12 @@ def judge(
     there = excess <= tolerance * scale
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
     unsure = anywhere(~(lost | there))
-    remaining, saddle = jax.lax.cond(
-        unsure, lambda: _remaining(loss, safe), lambda: (excess, jnp.zeros((), bool))
+    remaining, lowest = jax.lax.cond(
+        unsure, lambda: _remaining(loss, safe), lambda: (excess, jnp.zeros_like(excess))
     )
     at_rest = remaining <= tolerance * scale
+    # What moving by the length of the weights, or by one, could gain.
+    saddle = -lowest * jnp.maximum(size, 1) ** 2 / 2 > root * scale
     cases = (
         (lost, Status.DIVERGED),
         (there, Status.CONVERGED),
@@ -173,7 +175,7 @@ def judge(
 
 
 def _remaining(loss, network):
-    """What `Trajectory.remaining` says, and whether the network is at a saddle."""
+    """What `Trajectory.remaining` says, and the lowest curvature that was found."""
     flat, unravel = ravel_pytree(network)
     slope, product = jax.linearize(
         lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0], flat
@@ -193,8 +195,9 @@ def _remaining(loss, network):
     rounding = 100 * eps * scale * jnp.linalg.norm(flat)
     excess = loss.excess(network)
     remaining = jnp.where(rest <= rounding, jnp.minimum(fall, excess), excess)
-    saddle = jnp.min(rates) < -jnp.sqrt(eps) * scale
-    return remaining, saddle | ~(jnp.max(rates) > 0)
+    # Nothing rises around a minimum that is worth the name.
+    lowest = jnp.where(jnp.max(rates) > 0, jnp.min(rates), -jnp.inf)
+    return remaining, lowest
 
 
 def norm(tree: PyTree[Array]) -> Scalar:

@@ -1,11 +1,11 @@
 """The largest Hessian eigenvalue of many small deep linear networks with one output.
 
-Lanczos with its three-term recurrence, in the coordinates of `invariant`, every 32 products
-restarted from the best vector so far. The top of the tridiagonal matrix is found by bisection
-on the signs of its leading minors, its vector by inverse iteration from just above, where all
-pivots are positive and nothing cancels. What is returned are Rayleigh quotients of vectors
-whose residual was computed from the Hessian. The networks of a block are the last axis of
-every array and all other axes are short, so each operation is one loop over networks.
+Lanczos with its three-term recurrence, in the coordinates of `invariant`, restarted every
+32 products from the best vector so far. The top of the tridiagonal matrix is found by
+bisection on the signs of its leading minors, its vector by inverse iteration from just
+above, where all pivots are positive and nothing cancels. Residuals are computed from their
+definition. The networks of a block are the last axis of every array and all other axes are
+short, so an operation is one loop over networks.
 """
 
 import contextlib
@@ -146,8 +146,9 @@ class _Search(NamedTuple):
     found: Bool[Array, " networks"]
 
 
-def _block(basis, place, start, rtol, max_matvecs):
+def _block(basis, block, max_matvecs):
     """The eigenpairs of a block of networks, and the basis, for the next to overwrite."""
+    place, start, rtol = block
     apply, eps = _operator(*place), jnp.finfo(start.dtype).eps
     noise = (start.shape[0] * start.shape[1]) ** 0.5 * eps
     none = jnp.zeros(start.shape[-1], start.dtype)
@@ -224,7 +225,8 @@ def largest(
         readout: A fixed row after the last layer.
         random: Coordinates to start from.
         rtol: Residual allowed, relative to the largest image of a unit vector.
-        max_matvecs: Products after which to stop, if not before twelve, for the whole batch.
+        max_matvecs: Products after which to stop anyway. The largest of a batch counts,
+            and at least twelve.
     """
     sizes = [n for w in weights for n in w.shape[1:]]
     ends, order = [sum(sizes[: k + 1]) for k in range(len(sizes))], slice(None, None, 2)
@@ -246,7 +248,7 @@ def largest(
 
     unfold = lambda x: jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:-1])[:count]
     most = jnp.maximum(jnp.max(max_matvecs), 12)
-    run = lambda basis, block: _block(basis, *block, most)
+    run = lambda basis, block: _block(basis, block, most)
     basis = jnp.zeros((ROWS, *start.shape[1:], lanes), start.dtype)
     _, found = jax.lax.scan(run, basis, jax.tree.map(fold, (place, start, rtol)))
     values, vectors = jax.tree.map(unfold, found)

@@ -1,14 +1,14 @@
-"""The space that the Hessian of a deep linear network with one output never leaves.
+r"""The space that the Hessian of a deep linear network with one output never leaves.
 
-Let $A_k$ be the row that leads from layer $k$ to the output and $q_k$ the column that the
-gradient in the end-to-end row becomes behind layer $k$: layer $k$ has the gradient
-$A_k^\\top q_{k-1}^\\top$. A direction changes them by some $p_k$ and $r_k$, so the Hessian
-returns $p_k^\\top q_{k-1}^\\top + A_k^\\top r_{k-1}^\\top$ in layer $k$, whatever it is given.
-With unit vectors $a$ along $A_k$ and $b$ along $q_{k-1}$ this is $a y^\\top + x b^\\top$; if
-$x$ is normal to $a$, then $x$ and $y$ are orthonormal coordinates, as many as neurons rather
-than weights. On the complement the Hessian is zero, and its trace is never negative, so its
-largest eigenvalue is here. Where $a$ or $b$ does not exist, its coordinates have eigenvalue
-zero.
+Let $A_k$ be the row that leads from layer $k$ to the output, and $q_k$ the column that the
+gradient in the end-to-end row becomes behind layer $k$: the gradient in layer $k$ is
+$A_k^\top q_{k-1}^\top$. A direction changes them by some $p_k$ and $r_k$, so the Hessian
+returns $p_k^\top q_{k-1}^\top + A_k^\top r_{k-1}^\top$ in layer $k$, whatever it is given.
+With unit vectors $a$ along $A_k$ and $b$ along $q_{k-1}$ this is $a y^\top + x b^\top$, and
+with $x$ normal to $a$ these $x$ and $y$ are orthonormal coordinates: as many numbers as
+neurons rather than weights. Elsewhere the Hessian is zero, and its trace is never negative,
+so its largest eigenvalue is found here. Where there is no $a$ or no $b$, their coordinates
+are others with eigenvalue zero.
 """
 
 import itertools as it
@@ -23,6 +23,8 @@ from ..losses import AbstractLoss, Regression
 from ..networks import DeepLinear
 from . import batches
 from .lanczos import largest as _largest
+
+FLOAT, DOUBLE = jnp.dtype("float32"), jnp.dtype("float64")
 
 
 class Place(NamedTuple):
@@ -39,11 +41,11 @@ def find(loss: AbstractLoss, network: PyTree[Array]) -> Place | None:
     if type(loss) is not Regression or type(network) is not DeepLinear:
         return None
     outputs = jax.eval_shape(loss.linear_map, network)  # Raises if they do not fit.
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves((loss, network))}
-    if outputs.shape[0] > 1 or dtypes not in ({jnp.dtype("f4")}, {jnp.dtype("f8")}):
-        return None
     readout = jnp.ones(1, outputs.dtype) if loss.readout is None else loss.readout[0]
-    return Place(network.weights, loss.target[0], loss.covariance, readout)
+    place = Place(network.weights, loss.target[0], loss.covariance, readout)
+    dtypes = {leaf.dtype for leaf in place.weights + place[1:]}
+    one_output = outputs.shape[0] == 1
+    return place if one_output and dtypes in ({FLOAT}, {DOUBLE}) else None
 
 
 def size(place: Place) -> int:
@@ -64,7 +66,9 @@ def coordinates(place: Place):
     b, h = polar(it.accumulate(weights[:-1], lambda q, w: w @ q, initial=error))
     ends = list(it.accumulate(n for w in weights for n in w.shape))[:-1]
     split = lambda v: (jnp.split(v, ends)[::2], jnp.split(v, ends)[1::2])
-    join = lambda x, y: jnp.concatenate([v for pair in zip(x, y, strict=True) for v in pair])
+    join = lambda x, y: jnp.concatenate(
+        [v for pair in zip(x, y, strict=True) for v in pair]
+    )
 
     def project(v):
         x, y = split(v)

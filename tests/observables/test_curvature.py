@@ -423,10 +423,10 @@ def test_a_second_network_does_not_compile_again(problem):
 
     networks = [jf.init.gaussian((5, 5, 5, 1), scale=0.3, key=jr.key(k)) for k in range(3)]
     jf.sharpness(problem, networks[0])
-    before = curvature._spectrum._cached._cache_size()
+    before = curvature._sharpness._cached._cache_size()
     for number, network in enumerate(networks):
         jf.sharpness(problem, network, seed=number, rtol=10.0**-number)
-    assert curvature._spectrum._cached._cache_size() == before
+    assert curvature._sharpness._cached._cache_size() == before
 
 
 @pytest.mark.parametrize(
