@@ -74,7 +74,7 @@ class ExponentialRosenbrock(dfx.AbstractAdaptiveSolver):
         # Controllers understand an infinite error, but not an infinite step.
         y1 = jnp.where(finite, y1, y)
         error = unravel(jnp.where(finite, error, jnp.inf))
-        info = dict(flow=flow, y0=y0, y1=unravel(y1), h=h, pieces=pieces)
+        info = dict(flow=flow, y0=y0, h=h, pieces=pieces)
         return unravel(y1), error, info, None, dfx.RESULTS.successful
 
     def _settings(self, y):
@@ -101,7 +101,6 @@ class _Extension(dfx.AbstractLocalInterpolation):
     t1: Float[Array, ""]
     flow: _Flow
     y0: PyTree[Array]
-    y1: PyTree[Array]
     h: Float[Array, ""]
     pieces: Modes
 
@@ -113,12 +112,12 @@ class _Extension(dfx.AbstractLocalInterpolation):
         return unravel(y + _inside(self.flow, self.h, self.y0, part, self.pieces))
 
 
-# The nodes. A stage moves by the first `act` of the pieces before it, with
-# weights of phi_1 to phi_4; those of its third column make it of order 3.
+# The nodes. A stage moves by functions of the first two pieces, with these weights of
+# phi_1 to phi_4; that of phi_3 gives it order 3.
 _NODES = (0, 1 / 4, 1 / 2, 9 / 10)
 _INNER = [[[c, 0, 0, 0], [0, 0, 32 * c**3, 0]] for c in _NODES]
 _INNER[1][1] = [0, 0, 0, 0]
-# The step, and what it differs by from the one of order 4 without the last stage.
+# The step, and the one of order 4 without the last stage: weights for all four pieces.
 _STEP = [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 18, -60], [0, 0, -250 / 81, 500 / 27]]
 _EMBEDDED = [[1, 0, 0, 0], [0, 0, 64, -384], [0, 0, -8, 96], [0, 0, 0, 0]]
 
