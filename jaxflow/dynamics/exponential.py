@@ -6,6 +6,7 @@ linearised flow can be followed exactly, however stiff it is, from a Krylov spac
 dimensions, and only the curvature of the gradient is left to a Runge-Kutta-like scheme.
 """
 
+import functools as ft
 from typing import Any
 
 import diffrax as dfx
@@ -123,8 +124,12 @@ _EMBEDDED = [[1, 0, 0, 0], [0, 0, 64, -384], [0, 0, -8, 96], [0, 0, 0, 0]]
 
 
 def _stages(f, h, y, split, act):
-    """The velocity, and how it bends beyond its linear part at each stage, all split."""
+    """The velocity, and how it bends beyond its linear part at each stage, all split.
+
+    `split` gets the product with the Jacobian, and a vector.
+    """
     velocity, jacobian = jax.linearize(f, y)
+    split = ft.partial(split, jacobian)
     blank = jax.eval_shape(split, y)
     none = jax.tree.map(lambda a: jnp.zeros((2, *a.shape), a.dtype), blank)
 
@@ -167,10 +172,10 @@ def _finish(pieces, act, y):
 @eqx.filter_custom_jvp
 def _advance(flow, h, y0, tolerance, largest):
     y, f = ravel_pytree(y0)[0], flow.at(y0)
-    product = jax.linearize(f, y)[1]
     allowed = tolerance * jnp.linalg.norm(y)
+    split = lambda jacobian, v: krylov(jacobian, v, h, allowed, largest)
     act = _sparse(h)
-    pieces = _stages(f, h, y, lambda v: krylov(product, v, h, allowed, largest), act)
+    pieces = _stages(f, h, y, split, act)
     y1, error = _finish(pieces, act, y)
     return y1, jnp.where(jnp.all(pieces.met), error, jnp.inf), pieces
 
@@ -227,7 +232,7 @@ def _dense_stages(flow, h, y0):
         one = lambda w, v: _function(w, scale * jacobian, v, scaled, axes)
         return jnp.sum(jax.vmap(one)(weights, vectors), axis=0)
 
-    return _stages(f, h, y, lambda v: v, act), act
+    return _stages(f, h, y, lambda _, v: v, act), act
 
 
 @jax.custom_jvp

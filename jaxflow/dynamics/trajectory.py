@@ -113,12 +113,6 @@ def record(
     return jax.lax.map(see, networks)
 
 
-def height(loss: AbstractLoss, start: PyTree[Array]) -> Scalar:
-    r"""The scale $\Delta$ of the excess loss: that of the start or of zero weights."""
-    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, start))
-    return jnp.maximum(loss.excess(start), at_zero)
-
-
 def arrived(loss: AbstractLoss, network: PyTree[Array], limit: Scalar) -> Bool[Array, ""]:
     """Whether the loss will not fall by more than `limit` any more."""
     excess, slope = jax.value_and_grad(loss.excess)(network)
@@ -145,7 +139,7 @@ def judge(
     excess = loss.excess(end)
     at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
     at_start = loss.excess(start)
-    scale = height(loss, start)
+    scale = jnp.maximum(at_start, at_zero)
     root = jnp.sqrt(tolerance).astype(scale.dtype)
     size = norm(end)
     like_zero = jnp.abs(excess - at_zero) <= root * scale
