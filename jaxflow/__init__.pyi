@@ -1,7 +1,7 @@
 """The public names, in the order that data flows through them."""
 
 # What moves, where it starts
-from .networks import DeepLinear as DeepLinear
+from .networks import DeepLinear as DeepLinear, MLP as MLP
 from . import init as init
 
 # What it descends

@@ -2,13 +2,55 @@
 
 import functools as ft
 import itertools as it
+from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class DeepLinear(eqx.Module):
+class AbstractLayered(eqx.Module):
+    """A network of layers, each with one weight matrix and no bias."""
+
+    weights: eqx.AbstractVar[tuple[Float[Array, "_ _"], ...]]
+
+    def __check_init__(self):
+        name = f"`{type(self).__name__}(weights=...)`"
+        if not self.weights:
+            raise ValueError(f"{name} must hold a layer, but is empty.")
+        for k, weight in enumerate(self.weights, start=1):
+            if weight.ndim != 2:
+                raise ValueError(
+                    f"{name} must hold matrices, but layer {k} has shape {weight.shape}. "
+                    "Build a batch of networks with `jax.vmap`."
+                )
+        for k, (first, then) in enumerate(it.pairwise(self.weights), start=1):
+            if then.shape[1] != first.shape[0]:
+                raise ValueError(
+                    f"{name} must chain, but layer {k} returns {first.shape[0]} numbers "
+                    f"and layer {k + 1} accepts {then.shape[1]} (shapes {first.shape} and "
+                    f"{then.shape})."
+                )
+
+    @property
+    def depth(self) -> int:
+        """The number of layers $L$."""
+        return len(self.weights)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        r"""The numbers $d_0, \dots, d_L$ of inputs, hidden neurons and outputs."""
+        return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
+
+    def _check_input(self, x: Array):
+        if x.shape != (self.widths[0],):
+            raise ValueError(
+                f"The network must accept {x.size} inputs, but has widths {self.widths}."
+            )
+
+
+class DeepLinear(AbstractLayered):
     r"""The deep linear map $x \mapsto W_L \cdots W_1 x$.
 
     A network is nothing but its weights, so a gradient, a velocity or a Hessian
@@ -25,47 +67,20 @@ class DeepLinear(eqx.Module):
 
     weights: tuple[Float[Array, "_ _"], ...]
 
-    def __check_init__(self):
-        if not self.weights:
-            raise ValueError("`DeepLinear(weights=...)` must hold a layer, but is empty.")
-        for k, weight in enumerate(self.weights, start=1):
-            if weight.ndim != 2:
-                raise ValueError(
-                    f"`DeepLinear(weights=...)` must hold matrices, but layer {k} has "
-                    f"shape {weight.shape}. Build a batch of networks with `jax.vmap`."
-                )
-        for k, (first, then) in enumerate(it.pairwise(self.weights), start=1):
-            if then.shape[1] != first.shape[0]:
-                raise ValueError(
-                    f"`DeepLinear(weights=...)` must chain, but layer {k} returns "
-                    f"{first.shape[0]} numbers and layer {k + 1} accepts "
-                    f"{then.shape[1]} (shapes {first.shape} and {then.shape})."
-                )
-
-    @property
-    def depth(self) -> int:
-        """The number of layers $L$."""
-        return len(self.weights)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        r"""The numbers $d_0, \\dots, d_L$ of inputs, hidden neurons and outputs."""
-        return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
-
     @property
     def product(self) -> Float[Array, "out in"]:
-        r"""The end-to-end matrix $W_L \\cdots W_1$."""
+        r"""The end-to-end matrix $W_L \cdots W_1$."""
         return chain(*reversed(self.weights))
 
     @property
     def from_input(self) -> tuple[Float[Array, "_ in"], ...]:
-        r"""The partial products $I, W_1, W_2 W_1, \\dots, W_L \\cdots W_1$."""
+        r"""The partial products $I, W_1, W_2 W_1, \dots, W_L \cdots W_1$."""
         start = jnp.eye(self.widths[0], dtype=self.weights[0].dtype)
         return tuple(it.accumulate(self.weights, lambda a, w: w @ a, initial=start))
 
     @property
     def to_output(self) -> tuple[Float[Array, "out _"], ...]:
-        r"""The partial products $W_L \\cdots W_1, \\dots, W_L W_{L-1}, W_L, I$.
+        r"""The partial products $W_L \cdots W_1, \dots, W_L W_{L-1}, W_L, I$.
 
         `to_output[k] @ from_input[k]` is the end-to-end matrix for every $k = 0..L$.
         """
@@ -75,11 +90,34 @@ class DeepLinear(eqx.Module):
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """The output for one input."""
-        if x.shape != (self.widths[0],):
-            raise ValueError(
-                f"The network must accept {x.size} inputs, but has widths {self.widths}."
-            )
+        self._check_input(x)
         return ft.reduce(lambda h, w: w @ h, self.weights, x)
+
+
+class MLP(AbstractLayered):
+    r"""The multilayer perceptron $x \mapsto W_L\, \sigma(W_{L-1} \cdots \sigma(W_1 x))$.
+
+    It has no biases, and no activation behind its last layer. The starts of `init` serve:
+    `MLP(init.gaussian(widths, scale=0.4, key=key).weights, jax.nn.gelu)`.
+
+    Args:
+        weights: Layers in the order they act, as in `DeepLinear`.
+        activation: The function $\sigma$ of one number, such as `jax.nn.gelu` or
+            `jnp.tanh`. Compared by identity, so define it once.
+
+    Raises:
+        ValueError: If there are no layers, or they do not chain.
+    """
+
+    weights: tuple[Float[Array, "_ _"], ...]
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        """The output for one input."""
+        self._check_input(x)
+        activate = jax.vmap(self.activation)
+        hidden = ft.reduce(lambda h, w: activate(w @ h), self.weights[:-1], x)
+        return self.weights[-1] @ hidden
 
 
 def chain(*factors: Float[Array, "_ _"]) -> Float[Array, "_ _"]:

@@ -7,11 +7,12 @@ import jaxflow
 
 ROOT = Path(jaxflow.__file__).parent
 MAY_IMPORT = {
+    "kernels": set(),
     "networks": set(),
     "init": {"networks"},
     "losses": {"networks"},
-    "dynamics": {"networks", "losses"},
-    "observables": {"networks", "losses"},
+    "dynamics": {"kernels", "networks", "losses"},
+    "observables": {"kernels", "networks", "losses"},
     "theory": {"networks", "losses"},
     "experiments": {"networks", "init", "losses", "dynamics", "observables", "theory"},
 }

@@ -2,6 +2,7 @@
 
 import itertools as it
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import diffrax as dfx
 import equinox as eqx
@@ -13,7 +14,9 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from ..kernels import batched
 from ..losses import AbstractLoss
+from . import lanes
 from .batching import anywhere
 from .trajectory import (
     Observable,
@@ -149,18 +152,55 @@ def _check_step_size(step_size: Array) -> Array:
 def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     optimizer, steps, every, batch_size, meter = options
     step = _Step(loss, step_size, key, optimizer, batch_size)
-    start = step.init(network)
-    alive = jnp.ones((), bool)
+    way = _Way(steps, every, until, meter)
+    plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
+    simple = plain and until is None and isinstance(meter, dfx.NoProgressMeter)
+    kernel = lanes.find(loss, network) if simple else None
+    if kernel is None:
+        networks, times, lived, last = _travel(way, step, network)
+    else:
+        networks, times, lived, last = _travel_in_lanes(kernel, way, step, network)
+    join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
+    networks = jax.tree.map(join, network, networks, last.network)
+    straightness = _straightness(step, last, steps)
+    status, remaining = judge(loss, network, last.network, tolerance, straightness)
+    return Trajectory(
+        time=join(jnp.zeros_like(last.time), times, last.time),
+        observed=record(observe, loss, networks),
+        network=last.network,
+        steps=jnp.max(jnp.where(lived, way.ends, 0)),
+        status=status,
+        remaining=remaining,
+    )
 
-    regular = isinstance(every, int)
-    ends = jnp.arange(every, steps + 1, every) if regular else jnp.array(every)
+
+class _Way(NamedTuple):
+    """How far, and when to look."""
+
+    steps: int
+    every: int | tuple[int, ...]
+    until: Observable | None
+    meter: dfx.AbstractProgressMeter
+
+    @property
+    def ends(self) -> np.ndarray:
+        """The numbers of steps to record after."""
+        if isinstance(self.every, int):
+            return np.arange(self.every, self.steps + 1, self.every)
+        return np.array(self.every)
+
+
+def _travel(way, step, network):
+    """The networks and times at each record but the start, which were reached, the end."""
+    regular = isinstance(way.every, int)
+    ends = jnp.asarray(way.ends)
     starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
 
     @jax.checkpoint
     def block(state, first, end):
         """The steps from number `first` to `end`."""
         # A number of steps that is known beforehand makes a loop with derivatives.
-        length = every if regular else end - first
+        length = way.every if regular else end - first
         take = lambda k, state: step(state, first + k)
         return jax.lax.fori_loop(0, length, take, state)
 
@@ -168,31 +208,54 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
         old, alive, meter_state = carry
         new = jax.lax.cond(anywhere(alive), block, lambda state, *_: state, old, *bounds)
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
-        kept = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), new.network)
-        time = jnp.where(alive, new.time, jnp.inf)
         going = alive & jnp.isfinite(norm(new.network))
-        if until is not None:
-            going &= ~until(loss, new.network)
-        meter_state = meter.step(meter_state, bounds[1] / steps)
-        return (new, going, meter_state), (kept, time, alive)
+        if way.until is not None:
+            going &= ~way.until(step.loss, new.network)
+        meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
+        return (new, going, meter_state), (*_seen(new, alive), alive)
 
-    carry = (start, alive, meter.init())
-    carry, saved = jax.lax.scan(advance, carry, (starts, ends))
+    carry = (step.init(network), jnp.ones((), bool), way.meter.init())
+    carry, (networks, times, lived) = jax.lax.scan(advance, carry, (starts, ends))
     last, _, meter_state = carry
-    meter.close(meter_state)
-    networks, times, lived = saved
-    join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
-    networks = jax.tree.map(join, network, networks, last.network)
-    straightness = _straightness(step, last, steps)
-    status, remaining = judge(loss, network, last.network, tolerance, straightness)
-    return Trajectory(
-        time=join(start.time, times, last.time),
-        observed=record(observe, loss, networks),
-        network=last.network,
-        steps=jnp.max(jnp.where(lived, ends, 0)),
-        status=status,
-        remaining=remaining,
-    )
+    way.meter.close(meter_state)
+    return networks, times, lived, last
+
+
+def _seen(state, alive):
+    """What a record keeps of a state: nothing if the run had ended before."""
+    network = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), state.network)
+    return network, jnp.where(alive, state.time, jnp.inf)
+
+
+def _travel_in_lanes(kernel, way, step, network):
+    """The same for plain gradient descent, of which a batch is one kernel.
+
+    Derivatives are those of the loop over steps.
+    """
+
+    inputs, rest = eqx.partition((step, network), eqx.is_array)
+
+    def alone(inputs):
+        return _travel(way, *eqx.combine(inputs, rest))
+
+    def together(size, moving, fixed):
+        [moving], [fixed] = moving, fixed
+        networks, lived = lanes.descend(kernel, way.ends, size, moving, fixed)
+
+        def label(networks, lived, moving):
+            step, _ = eqx.combine(moving, fixed, rest)
+            counts = jnp.asarray(way.ends)
+            states = jax.vmap(step.at)(networks, counts)
+            last = jax.tree.map(lambda w: w[-1], networks)
+            last = step.at(last, jnp.max(jnp.where(lived, counts, 0)))
+            return *jax.vmap(_seen)(states, lived), lived, last
+
+        return jax.vmap(label)(networks, lived, moving)
+
+    travel = batched(alone, together)
+    differentiable = eqx.filter_custom_jvp(lambda inputs: travel(inputs))
+    differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
+    return differentiable(inputs)
 
 
 class _State(eqx.Module):
@@ -222,6 +285,11 @@ class _Step(eqx.Module):
         order = None if self.batch_size is None else jnp.arange(self.loss.samples)
         return _State(network, self.transform.init(network), time, order)
 
+    def at(self, network, count) -> _State:
+        """The state after `count` plain steps of one size, which leave no memory."""
+        state = self.init(network)
+        return eqx.tree_at(lambda s: s.time, state, self._time(state.time, count))
+
     def __call__(self, state, count):
         loss, order = self._minibatch(state.order, count)
         excess, slope = jax.value_and_grad(loss.excess)(state.network)
@@ -234,14 +302,16 @@ class _Step(eqx.Module):
             value_fn=loss.excess,
         )
         network = optax.apply_updates(state.network, update)
-        if self.step_size is None:
-            elapsed = 1
-        elif callable(self.step_size):
-            elapsed = self.step_size(count)
-        else:
-            elapsed = self.step_size
-        time = state.time + jnp.asarray(elapsed, state.time.dtype)
-        return _State(network, memory, time, order)
+        return _State(network, memory, self._time(state.time, count + 1), order)
+
+    def _time(self, before, count):
+        """The time after `count` steps, given that after one less."""
+        dtype = before.dtype
+        if callable(self.step_size):
+            return before + jnp.asarray(self.step_size(count - 1), dtype)
+        # A sum of many steps would gather rounding.
+        one = jnp.ones((), dtype) if self.step_size is None else self.step_size
+        return jnp.asarray(count, dtype) * jnp.asarray(one, dtype)
 
     def _minibatch(self, order, count):
         if self.batch_size is None:

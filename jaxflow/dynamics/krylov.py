@@ -100,6 +100,43 @@ def krylov(
     return jax.lax.while_loop(going, grow, (jnp.asarray(0), none, state))[1]
 
 
+def quadrature(
+    apply: Callable[[Float[Array, " n"]], Float[Array, " n"]],
+    v: Float[Array, " n"],
+    count: int,
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    r"""Nodes and weights of $v^\top f(A) v \approx \sum_i w_i f(x_i)$, of Gauss.
+
+    By Lanczos with its three-term recurrence: what it loses of orthogonality splits
+    weights between copies of a node, and leaves such sums as they are (Greenbaum, 1989).
+
+    Args:
+        apply: The symmetric matrix $A$.
+        v: The vector.
+        count: Products, and nodes; those of weight zero may be absent.
+    """
+    eps = jnp.finfo(v.dtype).eps
+    size = jnp.linalg.norm(v)
+
+    def extend(state, _):
+        row, before, beta = state
+        image = apply(row)
+        length = jnp.linalg.norm(image)
+        alpha = image @ row
+        image = image - alpha * row - beta * before
+        beta = jnp.linalg.norm(image)
+        beta = jnp.where(beta > 10 * eps * length, beta, 0)  # Else the space is full.
+        return (image / jnp.where(beta > 0, beta, jnp.inf), row, beta), (alpha, beta)
+
+    start = (v / jnp.where(size > 0, size, 1), jnp.zeros_like(v), jnp.zeros_like(size))
+    _, (diagonal, off) = jax.lax.scan(extend, start, length=min(count, v.size))
+    small = jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+    # LAPACK may hang on what is not finite.
+    finite = jnp.all(jnp.isfinite(small))
+    nodes, mixing = jnp.linalg.eigh(jnp.where(finite, small, 0))
+    return nodes, jnp.where(finite, (size * mixing[0]) ** 2, jnp.nan)
+
+
 def phi(z: Float[Array, "..."], highest: int = 4) -> list[Float[Array, "..."]]:
     r"""$\varphi_0 \dots \varphi_k$, with $\varphi_0 = e^z$, $\varphi_k(0) = 1/k!$ and
     $\varphi_{k+1}(z) = (\varphi_k(z) - 1/k!) / z$, to rounding at every real $z$.

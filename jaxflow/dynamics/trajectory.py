@@ -11,9 +11,10 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from ..kernels import batched
 from ..losses import AbstractLoss
 from .batching import anywhere
-from .krylov import krylov
+from .krylov import quadrature
 
 Observable = Callable[[AbstractLoss, PyTree[Array]], PyTree[Array]]
 
@@ -147,10 +148,7 @@ def judge(
     lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
     there = excess <= tolerance * scale
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
-    unsure = anywhere(~(lost | there))
-    remaining, lowest = jax.lax.cond(
-        unsure, lambda: _remaining(loss, safe), lambda: (excess, jnp.zeros_like(excess))
-    )
+    remaining, lowest = _remaining_if(~(lost | there), loss, safe)
     at_rest = remaining <= tolerance * scale
     # What moving by the length of the weights, or by one, could gain.
     saddle = -lowest * jnp.maximum(size, 1) ** 2 / 2 > root * scale
@@ -176,22 +174,46 @@ def _remaining(loss, network):
     )
     nothing = jnp.zeros((), flat.dtype)
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
-    split = lambda v: krylov(product, v, nothing, nothing, largest=24, few=24)
-    both = jax.lax.map(split, vectors)
-    rates, ours = both.rates, jax.tree.map(lambda a: a[0], both)
+    rates, weights = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps
     scale = jnp.max(jnp.abs(rates))
-    upward = ours.rates > 100 * eps * scale
-    fall = jnp.sum(
-        jnp.where(upward, ours.coefficients**2, 0) / jnp.where(upward, 2 * ours.rates, 1)
-    )
-    rest = jnp.linalg.norm(jnp.where(upward, 0, ours.coefficients))
+    upward = rates[0] > 100 * eps * scale
+    fall = jnp.sum(jnp.where(upward, weights[0] / jnp.where(upward, 2 * rates[0], 1), 0))
+    rest = jnp.sqrt(jnp.sum(jnp.where(upward, 0, weights[0])))
     rounding = 100 * eps * scale * jnp.linalg.norm(flat)
     excess = loss.excess(network)
     remaining = jnp.where(rest <= rounding, jnp.minimum(fall, excess), excess)
     # Nothing rises around a minimum that is worth the name.
     lowest = jnp.where(jnp.max(rates) > 0, jnp.min(rates), -jnp.inf)
     return remaining, lowest
+
+
+def _remaining_if(unsure, loss, network):
+    """The same, and zeros where nobody needs to know; in a batch, of those alone."""
+    inputs, rest = eqx.partition((loss, network), eqx.is_array)
+    look = lambda inputs: _remaining(*eqx.combine(inputs, rest))
+    dtype = jax.tree.leaves(network)[0].dtype
+
+    def alone(unsure, inputs):
+        zero = jnp.zeros((), dtype)
+        return jax.lax.cond(unsure, look, lambda _: (zero, zero), inputs)
+
+    def together(size, moving, fixed):
+        unsure, moving = moving[0], moving[1]
+        width = min(16, size) if jax.default_backend() == "cpu" else size
+        order = jnp.pad(jnp.argsort(~unsure), (0, -size % width), mode="edge")
+
+        def some(block, found):
+            places = jax.lax.dynamic_slice(order, (block * width,), (width,))
+            part = jax.tree.map(lambda x: x[places], moving)
+            seen = jax.vmap(lambda part: look(eqx.combine(part, fixed[1])))(part)
+            return jax.tree.map(lambda x, new: x.at[places].set(new), found, seen)
+
+        zero = jnp.zeros(size, dtype)
+        blocks = -(-jnp.sum(unsure) // width)
+        return jax.lax.fori_loop(0, blocks, some, (zero, zero))
+
+    return batched(alone, together)(unsure, inputs)
 
 
 def norm(tree: PyTree[Array]) -> Scalar:

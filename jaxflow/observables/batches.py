@@ -8,14 +8,14 @@ definition. The networks of a block are the last axis of every array and all oth
 short, so an operation is one loop over networks.
 """
 
-import contextlib
 import functools as ft
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Float, Int
+
+from ..kernels import apart, total
 
 WIDEST = 16
 # Rows of a basis, products between looks, networks in a block, steps of a compiled loop.
@@ -30,28 +30,14 @@ def polar(v: Float[Array, "..."], axis: int) -> tuple[Float[Array, "..."], ...]:
     return v / jnp.where(length > 0, length, 1), peak * length
 
 
-def _apart(function):
-    """A kernel of its own: XLA on CPU would recompute every layer in all later ones."""
-    function = jax.jit(function)
-
-    def call(*arguments):
-        alone = set_xla_metadata(inlineable="false")
-        here = jax.default_backend() == "cpu"
-        with alone if here else contextlib.nullcontext():
-            return function(*arguments)
-
-    return call
-
-
 # All sums are over short axes before the last.
-_add = lambda terms: ft.reduce(jnp.add, terms)
 _like = lambda c, v: jnp.broadcast_to(c[(None,) * (v.ndim - c.ndim)], v.shape)
-_times = _apart(lambda c, v: _like(c, v) * v)
-_minus = _apart(lambda u, c, v: u - _like(c, v) * v)
-_minus_both = _apart(lambda u, c, v, d, w: u - _like(c, v) * v - _like(d, w) * w)
-_within = _apart(lambda x, y: _add(x[:, i] * y[:, i] for i in range(x.shape[1])))
-_by_neuron = _apart(lambda x, y: _add(x[i] * y[i] for i in range(len(x))))
-_total = _apart(lambda x: _add(x[i] for i in range(len(x))))
+_times = apart(lambda c, v: _like(c, v) * v)
+_minus = apart(lambda u, c, v: u - _like(c, v) * v)
+_minus_both = apart(lambda u, c, v, d, w: u - _like(c, v) * v - _like(d, w) * w)
+_within = apart(lambda x, y: total(x[:, i] * y[:, i] for i in range(x.shape[1])))
+_by_neuron = apart(lambda x, y: total(x[i] * y[i] for i in range(len(x))))
+_total = apart(lambda x: total(x[i] for i in range(len(x))))
 _dot = lambda x, y: _total(_by_neuron(x, y))
 _length = lambda v: jnp.sqrt(_dot(v, v))
 _unit = lambda v, size: _times(jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0), v)
@@ -60,18 +46,18 @@ _unit = lambda v, size: _times(jnp.where(size > 0, 1 / jnp.where(size > 0, size,
 def _operator(weights, target, covariance, readout):
     """The Hessian in coordinates: the `x` of all layers, then the `y`."""
     depth, width = weights.shape[:2]
-    multiply = lambda w, q: _add(w[:, i] * q[i][None] for i in range(width))
-    backward = lambda p, wy: (_add(wy[0][i] * p[i][None] for i in range(width)) + wy[1], p)
+    multiply = lambda w, q: total(w[:, i] * q[i][None] for i in range(width))
+    backward = lambda p, wy: (total(wy[0][i] * p[i][None] for i in range(width)) + wy[1], p)
     forward = lambda q, wx: (multiply(wx[0], q) + wx[1], q)
-    covary = _apart(lambda p: 2 * multiply(covariance, p))
+    covary = apart(lambda p: 2 * multiply(covariance, p))
     zeros = jnp.zeros_like(weights[:, 0])
     first, rows = jax.lax.scan(backward, readout, (weights, zeros), reverse=True)
     _, columns = jax.lax.scan(forward, covary(first - target), (weights, zeros))
     (a, c), (b, h) = polar(rows, 1), polar(columns, 1)
-    push = _apart(lambda x, s: h * (x + a * s[:, None]))
+    push = apart(lambda x, s: h * (x + a * s[:, None]))
     normal = lambda p, s: h * (p - a * s[:, None])
     along = lambda r, s: c * r + h * s[:, None] * b
-    join = _apart(lambda p, r, s: jnp.concatenate([normal(p, s), along(r, s)]))
+    join = apart(lambda p, r, s: jnp.concatenate([normal(p, s), along(r, s)]))
 
     def apply(v):
         x, y = v[:depth], v[depth:]
@@ -84,7 +70,7 @@ def _operator(weights, target, covariance, readout):
     return apply
 
 
-@_apart
+@apart
 def _above(level, diagonal, off):
     """Whether `level` exceeds all eigenvalues of a tridiagonal matrix of norm one."""
     before, now = 1.0, level - diagonal[0]

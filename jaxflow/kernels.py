@@ -1,0 +1,82 @@
+"""How batches reach fast code: kernels that XLA keeps apart, and rules for `vmap`."""
+
+import contextlib
+import functools as ft
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array, PyTree
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel of its own: XLA on CPU would recompute every layer in all later ones.
+
+    On other devices that fusion saves launches, and is welcome.
+    """
+    function = jax.jit(function)
+
+    def call(*arguments):
+        alone = set_xla_metadata(inlineable="false")
+        here = jax.default_backend() == "cpu"
+        with alone if here else contextlib.nullcontext():
+            return function(*arguments)
+
+    return call
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """A sum over a short axis, written out so that the last axis stays a vector's."""
+    return ft.reduce(jnp.add, terms)
+
+
+def batched(alone: Callable[..., PyTree], together: Callable[..., PyTree]):
+    """`alone`, whose batches, however nested, go to `together` as one flat batch.
+
+    Args:
+        alone: A function of trees of arrays.
+        together: The same for many at once: gets their number, the arguments with `None`
+            where a leaf is the same for all, and the arguments with `None` where it is
+            not. Leaves of the former, and of what it returns, have the batch first.
+    """
+
+    def flat(size, moving, fixed):
+        @custom_vmap
+        def call(moving, fixed):
+            return together(size, moving, fixed)
+
+        @call.def_vmap
+        def _(count, is_batched, moving, fixed):
+            # What differs along one of the two batches only is repeated along the other.
+            lay = lambda x, b: x if b else jnp.broadcast_to(x, (count, *x.shape))
+            merge = lambda x: x.reshape(-1, *x.shape[2:])
+            inner = jax.tree.map(lay, moving, is_batched[0])
+            outer = jax.tree.map(lambda x, b: x if b else None, fixed, is_batched[1])
+            fixed = jax.tree.map(lambda x, b: None if b else x, fixed, is_batched[1])
+            spread = lambda x: jnp.repeat(x[:, None], size, axis=1)
+            inner = _either(inner, jax.tree.map(spread, outer))
+            out = flat(count * size, jax.tree.map(merge, inner), fixed)
+            out = jax.tree.map(lambda x: x.reshape(count, size, *x.shape[1:]), out)
+            return out, jax.tree.map(lambda _: True, out)
+
+        return call(moving, fixed)
+
+    one = custom_vmap(alone)
+
+    @one.def_vmap
+    def _(size, is_batched, *arguments):
+        moving = jax.tree.map(lambda x, b: x if b else None, arguments, tuple(is_batched))
+        fixed = jax.tree.map(lambda x, b: None if b else x, arguments, tuple(is_batched))
+        out = flat(size, moving, fixed)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return one
+
+
+def _either(first: PyTree, second: PyTree) -> PyTree:
+    """Each leaf from the tree that has it."""
+    pick = lambda a, b: b if a is None else a
+    return jax.tree.map(pick, first, second, is_leaf=lambda x: x is None)
