@@ -232,7 +232,6 @@ def _travel_in_lanes(kernel, way, step, network):
 
     Derivatives are those of the loop over steps.
     """
-
     inputs, rest = eqx.partition((step, network), eqx.is_array)
 
     def alone(inputs):

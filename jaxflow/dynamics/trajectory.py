@@ -172,7 +172,6 @@ def _remaining(loss, network):
     slope, product = jax.linearize(
         lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0], flat
     )
-    nothing = jnp.zeros((), flat.dtype)
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
     rates, weights = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps
