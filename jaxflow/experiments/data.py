@@ -18,11 +18,13 @@ class Data(NamedTuple):
         x: Inputs, `(samples, in)`.
         y: Targets, `(samples, 1)`.
         description: What they are and what was done to them, for people.
+        test: Further inputs and targets of the same kind, if there are any.
     """
 
     x: np.ndarray
     y: np.ndarray
     description: str
+    test: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def load_data(data: str, *, target: str | None = None) -> Data:
@@ -54,23 +56,58 @@ def load_data(data: str, *, target: str | None = None) -> Data:
     return _file(path, target)
 
 
-def paper_data() -> Data:
-    """The data of the linear experiments of Marion & Chizat (2024), as published.
+def paper_data(problem: str = "linear") -> Data:
+    """The data of the experiments of Marion & Chizat (2024), as published.
 
-    50 standard normal samples in 5 dimensions with unit noise; targets divided by the norm
-    of the least-squares solution. JAX 0.5 changed its random numbers: the paper's need the
-    older generator, and float32.
+    Standard normal samples with unit noise; targets divided by the norm of the
+    least-squares solution, those of the test set too.
+
+    Args:
+        problem: `linear`, 50 samples in 5 dimensions; `noiseless`, the same without noise,
+            for nonlinear networks; `underdetermined`, 15 samples in 20 dimensions.
     """
+    samples, inputs, noise, number = {
+        "linear": (50, 5, 1, 0),
+        "noiseless": (50, 5, 0, 0),
+        "underdetermined": (15, 20, 1, 20),
+    }[problem]
+    shapes = [(samples, inputs)] * 2 + [(inputs,), (samples,), (samples,)]
     with jax.threefry_partitionable(False):
-        key = jr.split(jr.PRNGKey(0))[1]
-        draws = []
-        for shape in ((50, 5), (50, 5), (5,), (50,)):  # The second is the paper's test set.
-            key, subkey = jr.split(key)
-            draws.append(np.asarray(jr.normal(subkey, shape, jnp.float32), float))
-    x, _, direction, noise = draws
-    y = x @ direction + noise
-    y = y / np.linalg.norm(np.linalg.lstsq(x, y)[0])
-    return Data(x, y[:, None], "Marion & Chizat (2024): 50 samples, 5 inputs, |w*| = 1")
+        x, x_test, direction, *errors = _draws(_paper_key(number), shapes)
+    y, y_test = (
+        inputs @ direction + noise * error
+        for inputs, error in zip((x, x_test), errors, strict=True)
+    )
+    size = np.linalg.norm(np.linalg.lstsq(x, y)[0])
+    description = f"Marion & Chizat (2024): {samples} samples, {inputs} inputs, |w*| = 1"
+    test = x_test, y_test[:, None] / size
+    return Data(x, y[:, None] / size, description, test)
+
+
+def paper_readout() -> np.ndarray:
+    """The fixed readout of the residual networks of Marion & Chizat (2024), a unit row."""
+    with jax.threefry_partitionable(False):
+        row = np.asarray(jr.normal(_paper_key(5), (5,), jnp.float32), float)
+    return row / np.linalg.norm(row)
+
+
+def _paper_key(number: int) -> jax.Array:
+    """One of the keys that the paper's script splits off, one after the other.
+
+    JAX 0.5 changed its random numbers: the paper's need the older generator, and float32.
+    """
+    key, own = jr.split(jr.PRNGKey(0))
+    for _ in range(number):
+        key, own = jr.split(key)
+    return own
+
+
+def _draws(key: jax.Array, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    drawn = []
+    for shape in shapes:
+        key, own = jr.split(key)
+        drawn.append(np.asarray(jr.normal(own, shape, jnp.float32), float))
+    return drawn
 
 
 def _diabetes() -> Data:
