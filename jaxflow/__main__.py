@@ -4,12 +4,13 @@ import functools as ft
 import importlib.metadata
 import inspect
 import json
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from .experiments import catalogue
 
@@ -18,9 +19,13 @@ def main():
     """Answer the command line; mistakes that a user can mend take one line, and exit 2."""
     try:
         _app()(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"jaxflow: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("jaxflow: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # What computes cannot be stopped, and what is done is safe.
 
 
 def _app():
@@ -55,12 +60,17 @@ def _command(name: str):
 
     experiment = catalogue.load_experiment(name)
 
-    def command(*, out=None, overwrite=False, float64=True, **arguments):
+    def command(*, out=None, overwrite=False, float64=True, scheduler=None, **arguments):
         defaults = {parameter.name: parameter.default for parameter in own}
-        _run(name, experiment, defaults | arguments, out, overwrite, float64)
+        settings = _Settings(float64, scheduler)
+        _run(name, experiment, defaults | arguments, out, overwrite, settings)
 
     option = ft.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-    where = "Directory for the results. By default `results/EXPERIMENT-DATA`."
+    where = (
+        "Directory for the results. By default `results/EXPERIMENT-DATA`. A run that was "
+        "interrupted goes on when it is asked for again."
+    )
+    cluster = "Address of a Dask scheduler, whose workers then compute."
     common = (
         ("out", None, Annotated[Path | None, Parameter(help=where)]),
         ("overwrite", False, Annotated[bool, Parameter(help="Replace results there.")]),
@@ -69,9 +79,10 @@ def _command(name: str):
             True,
             Annotated[bool, Parameter(help="Double precision.", negative="--float32")],
         ),
+        ("scheduler", None, Annotated[str | None, Parameter(help=cluster)]),
     )
     arguments = inspect.signature(experiment.run).parameters.values()
-    own = [parameter for parameter in arguments if parameter.name != "progress"]
+    own = [parameter for parameter in arguments if parameter.name not in _HIDDEN]
     shared = [
         option(name, default=default, annotation=hint) for name, default, hint in common
     ]
@@ -81,54 +92,114 @@ def _command(name: str):
     return command
 
 
+# Arguments of experiments that are not options of commands.
+_HIDDEN = ("progress", "sweep")
+
+
+class _Settings(NamedTuple):
+    """What a run computes in, and where."""
+
+    float64: bool
+    scheduler: str | None
+
+
 def _run(
     name: str,
     experiment: ModuleType,
     arguments: dict[str, Any],
     out: Path | None,
     overwrite: bool,
-    float64: bool,
+    settings: _Settings,
 ):
-    from .experiments.store import beside, check_free, provenance, replace
+    from .experiments.store import check_free, provenance, replace
 
     stem = Path(arguments.get("data", "")).stem
     out = Path("results", f"{name}-{stem}" if stem else name) if out is None else out
     check_free(out, overwrite, marker="run.json")
     # Everything is written beside `out` first, where a full or closed disk shows at once.
-    part, new = beside(out, "part"), not out.parent.exists()
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"{out} must be a path to write to, but {error}.") from error
+    part, new = out.with_name(f"{out.name}.unfinished"), not out.parent.exists()
+    _begin(part, {"experiment": name, **arguments}, overwrite)
     try:
         started = time.perf_counter()
         clock = lambda: time.perf_counter() - started
         say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
-        _enable(float64)
-        tree = experiment.run(**arguments, progress=say)
+        client = _set_up(settings)
+
+        def sweep(name, *arguments, **options):
+            from .experiments.sweeps import sweep
+
+            say_more = lambda words: say(f"{name}: {words}")
+            options |= {"path": part / "sweeps" / name, "client": client}
+            return sweep(*arguments, progress=say_more, **options)
+
+        tree = experiment.run(**arguments, sweep=sweep, progress=say).load()
         table = experiment.summary(tree)
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
         _write(part, tree, table, experiment.figures(tree))
+        shutil.rmtree(part / "sweeps", ignore_errors=True)
+        (part / _REQUEST).unlink()
         replace(part, out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if new and not any(out.parent.iterdir()):
+        if not (part / "sweeps").exists():
+            shutil.rmtree(part, ignore_errors=True)
+        if new and out.parent.exists() and not any(out.parent.iterdir()):
             out.parent.rmdir()
     print(experiment.headline(tree))
     _show(table)
     say(f"results, {len(list(out.glob('*.png')))} figures and the table are in {out}")
 
 
-def _enable(float64: bool):
+_REQUEST = "unfinished.json"
+
+
+def _begin(part: Path, request: dict[str, Any], overwrite: bool):
+    """A directory for a run, which may be an interrupted one of the same request."""
+    request = json.loads(json.dumps(request))
+    if overwrite:
+        shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        if not any(part.iterdir()):
+            (part / _REQUEST).write_text(json.dumps(request) + "\n")
+        asked = json.loads((part / _REQUEST).read_text())
+    except OSError as error:
+        raise ValueError(
+            f"{part.parent} must be a place to write to, but {error}."
+        ) from error
+    if asked != request:
+        names = [name for name in request if asked.get(name) != request[name]]
+        told = ", ".join(f"{name} was {asked.get(name)}" for name in names)
+        raise ValueError(
+            f"{part} holds an interrupted run of another request ({told}). Repeat that one, "
+            "start afresh with `--overwrite`, or choose another `--out`."
+        )
+
+
+def _set_up(settings: _Settings) -> Any:
+    """Every core as a device, programs kept for the next time; the cluster, if any."""
+    if "jax" not in sys.modules:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        # Programs on several devices at once need more threads than devices.
+        os.environ.setdefault("NPROC", str(4 * cores))
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))
     import jax
 
-    jax.config.update("jax_enable_x64", float64)
+    jax.config.update("jax_enable_x64", settings.float64)
+    if settings.scheduler is None:
+        return None
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("`--scheduler` needs `pip install 'jaxflow[dask]'`.") from None
+    return Client(settings.scheduler)
 
 
 def _write(directory, tree, table, figures):
     from .experiments.store import save
 
-    save(tree, directory / "results.zarr")
+    save(tree, directory / "results.zarr", overwrite=True)
     for title, figure in figures.items():
         figure.savefig(directory / f"{title}.png", dpi=150)
     table.to_csv(directory / "summary.csv", index=False)

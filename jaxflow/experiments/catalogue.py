@@ -1,9 +1,10 @@
 """The named experiments: what `jaxflow list` lists and `jaxflow run` runs.
 
 An experiment is a module of this package with four functions: `run(**arguments)`, whose
-keyword arguments are its flags, returns a labelled tree; `headline(tree)` says what theory
-predicts; `summary(tree)` returns the table that answers its question; `figures(tree)` draws
-it, by name. Kept free of heavy imports.
+keyword arguments are its flags, returns a labelled tree, and makes its sweeps with the
+argument `sweep`, which takes a name first and knows where to keep them; `headline(tree)`
+says what theory predicts; `summary(tree)` returns the table that answers its question;
+`figures(tree)` draws it, by name. Kept free of heavy imports.
 """
 
 import importlib
@@ -12,6 +13,8 @@ from types import ModuleType
 EXPERIMENTS = {
     "flat-minima": "how flat training ends: flow and descent of deep linear regression "
     "beside the bounds of Marion & Chizat (2024)",
+    "marion-chizat": "all experiments of Marion & Chizat (2024), beside the flow's limit "
+    "and the exact theory",
 }
 
 

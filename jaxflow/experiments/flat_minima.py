@@ -32,6 +32,7 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
+    sweep: Callable[..., "xr.Dataset"] | None = None,
     progress: Callable[[str], Any] = print,
 ) -> "xr.DataTree":
     """Train deep linear networks from two kinds of starts, by flow and by descent.
@@ -52,6 +53,7 @@ def run(
         seeds: Starts drawn for each scale, the same ones for each step size. By default 8.
         seed: Which random numbers.
         quick: Smaller defaults, and depth 3: a look in half a minute.
+        sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
         progress: Told what is under way.
 
     Returns:
@@ -97,7 +99,10 @@ def run(
     gaussian = ft.partial(jf.init.gaussian, (*[width] * depth, 1))
     residual = ft.partial(jf.init.residual, width, depth)
     progress(loaded.description)
-    plan = _Plan(depth, step_sizes, steps, seeds, key, progress)
+    sweep = (
+        (lambda name, *given, **how: jf.sweep(*given, **how)) if sweep is None else sweep
+    )
+    plan = _Plan(depth, step_sizes, steps, seeds, key, sweep, progress)
     branches = {
         "gaussian": plan.branch("gaussian", plain, gaussian, scales),
         "residual": plan.branch("residual", projected, residual, residual_scales),
@@ -187,6 +192,7 @@ class _Plan:
     steps: int
     seeds: int
     key: Any
+    sweep: Callable[..., "xr.Dataset"]
     progress: Callable[[str], Any]
 
     def branch(self, name, problem, draw, scales) -> "xr.Dataset":
@@ -208,11 +214,11 @@ class _Plan:
 
         size = f"{len(scales)} scales x {self.seeds} seeds"
         self.progress(f"{STARTS[name]}, gradient flow: {size}")
-        flow = self._flow(problem, draw, scales, observe)
+        flow = self._flow(name, problem, draw, scales, observe)
         self.progress(
             f"{STARTS[name]}, descent: {len(self.step_sizes)} step sizes x {size}"
         )
-        descent = self._descent(problem, draw, scales, observe)
+        descent = self._descent(name, problem, draw, scales, observe)
         runs = xr.concat([flow, descent], "step_size", data_vars="all", join="exact")
         theory = jax.jit(_theory, static_argnums=1)(problem, self.depth)
         return runs.assign_attrs({name: float(value) for name, value in theory.items()})
@@ -224,7 +230,7 @@ class _Plan:
 
         return sorted(set(np.geomspace(1, self.steps, 60).round().astype(int).tolist()))
 
-    def _flow(self, problem, draw, scales, observe) -> "xr.Dataset":
+    def _flow(self, name, problem, draw, scales, observe) -> "xr.Dataset":
         import diffrax as dfx
         import numpy as np
 
@@ -243,10 +249,11 @@ class _Plan:
                 throw=False,
             )
 
-        runs = jf.sweep(flow, key=self.key, seeds=self.seeds, axes={"scale": scales})
+        grid = {"seeds": self.seeds, "axes": {"scale": scales}}
+        runs = self.sweep(f"{name}-flow", flow, key=self.key, **grid)
         return runs.expand_dims(step_size=[0.0])
 
-    def _descent(self, problem, draw, scales, observe) -> "xr.Dataset":
+    def _descent(self, name, problem, draw, scales, observe) -> "xr.Dataset":
         def descent(key, step_size, scale):
             start = draw(scale=scale, key=key)
             every, steps = self.records, self.steps
@@ -255,7 +262,7 @@ class _Plan:
             )
 
         axes = {"step_size": self.step_sizes, "scale": scales}
-        return jf.sweep(descent, key=self.key, seeds=self.seeds, axes=axes)
+        return self.sweep(name, descent, key=self.key, seeds=self.seeds, axes=axes)
 
 
 def _arrived(problem: "jf.Regression", network: "jf.DeepLinear"):

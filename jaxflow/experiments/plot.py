@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from scipy.stats import binomtest
 
 from ..dynamics import Status
 from .sweeps import usable
@@ -34,7 +35,7 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     _theory_lines(ends, ax)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
     ax.set(yscale="log", xlabel="scale of the start", ylabel="sharpness at the end")
-    low = ends.attrs["sharpness_lower_bound"]
+    low = ends.attrs.get("sharpness_lower_bound", 3)
     high = np.nanmax(usable(ends).sharpness, initial=4 * low)
     ax.set_ylim(low / 3, 3 * high)
     ax.legend(fontsize=7, ncols=2)
@@ -43,13 +44,89 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
 
 def distance_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     """Distance of the end-to-end map to the least-squares solution, against the scale."""
+    return _against_scale(runs, "distance", r"$\|w - w_\star\|$ at the end", ax)
+
+
+def excess_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The loss above its floor, against the scale."""
+    return _against_scale(runs, "excess", "loss above the floor, at the end", ax)
+
+
+def _against_scale(runs, name, label, ax):
     ends = runs.isel(record=-1)
     for k, step_size, some in _by_step_size(ends):
-        _median_and_range(ax, ends.scale, some.distance, k, _name(step_size))
-    ax.set(
-        yscale="log", xlabel="scale of the start", ylabel=r"$\|w - w_\star\|$ at the end"
-    )
+        _median_and_range(ax, ends.scale, some[name], k, _name(step_size))
+    ax.set(yscale="log", xlabel="scale of the start", ylabel=label)
     ax.legend(fontsize=7, ncols=2)
+    return ax
+
+
+def divergence_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The share of runs that diverged, with 95% intervals, against the scale."""
+    ends = runs.isel(record=-1)
+    for k, step_size in enumerate(ends.step_size.to_numpy()):
+        some = ends.sel(step_size=step_size)
+        there = (some.status >= 0).sum("seed").to_numpy()
+        bad = ((some.status >= 0) & some.excess.isnull()).sum("seed").to_numpy()
+        found = [binomtest(int(b), int(n)) for b, n in zip(bad, there, strict=True)]
+        limits = np.array([f.proportion_ci(method="wilson") for f in found]).T
+        spread = np.abs(limits - bad / there)
+        style = {"color": _colour(k), "marker": _MARKERS[k % len(_MARKERS)], "ms": 4}
+        label = _name(float(step_size))
+        line = {"capsize": 2, "elinewidth": 0.7, "lw": 1.2, "label": label}
+        ax.errorbar(some.scale, bad / there, spread, **style, **line)
+    ax.set(xlabel="scale of the start", ylabel="share that diverged", ylim=(-0.03, 1.03))
+    ax.legend(fontsize=7)
+    return ax
+
+
+def distance_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Distance at the end against the step size, with the critical one of each depth."""
+    _against_step_size(runs, "distance", ax)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / least sharpness, in its colour")
+    ax.set(yscale="log", ylabel=r"$\|w - w_\star\|$ at the end")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def sharpness_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Sharpness at the end against the step size, below 2 / step size, with its least."""
+    _against_step_size(runs, "sharpness", ax)
+    for k, least in enumerate(runs.flattest_sharpness.to_numpy()):
+        ax.axhline(least, color=_colour(k), ls="--", lw=1)
+    ax.plot([], [], color="0.3", ls="--", lw=1, label="least sharpness, in its colour")
+    ax.plot(runs.step_size, 2 / runs.step_size, color="0.3", lw=1, label="2 / step size")
+    ax.set(yscale="log", ylabel="sharpness at the end")
+    ax.set_ylim(0.5 * float(runs.flattest_sharpness.min()), 400)
+    ax.legend(fontsize=7)
+    return ax
+
+
+def _against_step_size(runs, name, ax):
+    ends = usable(runs.isel(record=-1))
+    for k, depth in enumerate(ends.depth.to_numpy()):
+        some = ends[name].sel(depth=depth)
+        _median_and_range(ax, ends.step_size, some, k, f"depth {depth}", along="step_size")
+        critical = float(runs.critical_step_size.sel(depth=depth))
+        ax.axvline(critical, color=_colour(k), ls=":", lw=1)
+    ax.set(xscale="log", xlabel="step size")
+
+
+def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Test loss above training loss against sharpness at the end, with lines of a fit."""
+    from .marion_chizat import gap_regression
+
+    for k, step_size, some in _by_step_size(runs.isel(record=-1)):
+        x, y = some.sharpness.to_numpy().ravel(), some.generalisation_gap.to_numpy().ravel()
+        ok = (x > 0) & (y > 0)
+        fit = gap_regression(runs.sel(step_size=[step_size]))
+        label = f"{_name(step_size)}: slope {fit.slope:.2f} $\\pm$ {fit.stderr:.2f}"
+        ax.plot(x[ok], y[ok], ".", ms=2, alpha=0.4, color=_colour(k))
+        ends = np.array([np.min(x[ok]), np.max(x[ok])])
+        ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=_colour(k), label=label)
+    ax.set(xscale="log", yscale="log", xlabel="sharpness at the end")
+    ax.set_ylabel("test loss $-$ training loss")
+    ax.legend(fontsize=7)
     return ax
 
 
@@ -60,6 +137,7 @@ def verdicts(runs: xr.Dataset, ax: Axes) -> Axes:
         for column in range(len(scales)):
             left = column - 0.4
             cell = runs.status.isel(step_size=row, scale=column).to_numpy()
+            cell = cell[cell >= 0]  # Others have not been run.
             for status, colour in _VERDICTS.items():
                 share = 0.8 * float((cell == status).mean())
                 ax.barh(row, share, left=left, height=0.8, color=colour)
@@ -80,6 +158,14 @@ def loss_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     _in_time(_middle(runs), "excess", ax)
     ax.set(yscale="log", ylabel="loss above the floor")
     ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12))
+    ax.legend(fontsize=7)
+    return ax
+
+
+def distance_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The distance to the least-squares solution in training time, flow beside descent."""
+    _in_time(_middle(runs), "distance", ax)
+    ax.set(yscale="log", ylabel=r"$\|w - w_\star\|$")
     ax.legend(fontsize=7)
     return ax
 
@@ -125,16 +211,18 @@ def _in_time(runs: xr.Dataset, name: str, ax: Axes):
     for k, step_size, some in _by_step_size(runs):
         for seed in reversed(runs.seed.to_numpy()):
             one = some.sel(seed=seed)
-            [line] = ax.plot(one.time[1:], one[name][1:], color=_colour(k), lw=1.5)
+            time = one.time.where(np.isfinite(one.time))
+            [line] = ax.plot(time[1:], one[name][1:], color=_colour(k), lw=1.5)
             if seed == runs.seed[0]:
                 line.set_label(_name(step_size))
             else:
                 line.set(lw=0.5, alpha=0.3)
-    ax.set(xscale="log", xlabel=f"training time, from scale {float(runs.scale):g}")
+    start = f", from scale {float(runs.scale):g}" if "scale" in runs.coords else ""
+    ax.set(xscale="log", xlabel=f"training time{start}")
 
 
 def _middle(runs: xr.Dataset) -> xr.Dataset:
-    return runs.isel(scale=len(runs.scale) // 2)
+    return runs.isel(scale=len(runs.scale) // 2) if "scale" in runs.dims else runs
 
 
 def _smallest(runs: xr.Dataset) -> xr.Dataset:
@@ -147,9 +235,9 @@ def _by_step_size(runs: xr.Dataset):
         yield k, float(step_size), usable(runs.sel(step_size=step_size))
 
 
-def _median_and_range(ax: Axes, x, values: xr.DataArray, k: int, label: str):
+def _median_and_range(ax: Axes, x, values, k: int, label: str, along: str = "scale"):
     there = values.notnull().any("seed")
-    x, values = x[there.to_numpy()], values.sel(scale=there)
+    x, values = x[there.to_numpy()], values.sel({along: there})
     if not len(x):
         return
     middle = values.median("seed")
@@ -160,6 +248,8 @@ def _median_and_range(ax: Axes, x, values: xr.DataArray, k: int, label: str):
 
 def _theory_lines(runs: xr.Dataset, ax: Axes, *, bounds: bool = True):
     attrs = runs.attrs
+    if "sharpness_lower_bound" not in attrs:
+        return
     if bounds:
         low = attrs["sharpness_lower_bound"]
         ax.axhline(low, color="0.75", lw=1.2, label="lower bound of the paper")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..kernels import apart, total
 
-WIDEST = 16
+WIDEST = 24
 # Rows of a basis, products between looks, networks in a block, steps of a compiled loop.
 ROWS, STRIDE, BLOCK, UNROLL = 32, 8, 128, 2
 

@@ -60,7 +60,7 @@ def test_alone_and_in_batches_it_is_the_dense_eigenvalue(problem, dtype):
         assert np.max(error) < 50 * jnp.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("widths", [(5, 2, 7, 4), (3, 20, 1)])
+@pytest.mark.parametrize("widths", [(5, 2, 7, 4), (3, 30, 1)])
 def test_any_shape(widths):
     """Uneven, with a readout; and wider than those that are solved together."""
     readout = jnp.arange(1.0, 5.0) if widths[-1] > 1 else None
