@@ -81,8 +81,20 @@ class Program:
 
     @property
     def most_members(self) -> int:
-        """How many members fit into the memory of a chunk."""
-        return max(1, min(MOST_MEMBERS, BUDGET // jaxprs.peak_bytes(self._traced)))
+        """How many members are estimated to fit into the memory of a chunk."""
+        # Of a batch: what it does one member after the other it needs only once.
+        each = jaxprs.peak_bytes(jax.make_jaxpr(self._batch)(*self._stacks(64))) / 64
+        return max(1, min(MOST_MEMBERS, int(BUDGET / each)))
+
+    def _batch(self, *arguments):
+        member = jaxpr_as_fun(self._traced)
+        one = lambda data, *values: member(self._work.key(data), *values)
+        return jax.vmap(one)(*arguments)
+
+    def _stacks(self, *sizes, **options) -> list[jax.ShapeDtypeStruct]:
+        shapes = ((*sizes, *a.shape[1:]) for a in self._work.arguments)
+        pairs = zip(shapes, self._work.arguments, strict=True)
+        return [jax.ShapeDtypeStruct(shape, a.dtype, **options) for shape, a in pairs]
 
     def compile(self, size: int) -> Callable[..., list[jax.Array]]:
         """The program of `size` members on each local device of this process."""
@@ -93,11 +105,9 @@ class Program:
     def _lower(self, size):
         devices = jax.local_devices()
         every = NamedSharding(Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk"))
-        member = jaxpr_as_fun(self._traced)
-        one = lambda data, *values: member(self._work.key(data), *values)
 
         def chunk(*arguments):
-            alone = jax.vmap(one)(*(argument[0] for argument in arguments))
+            alone = self._batch(*(argument[0] for argument in arguments))
             return [value[None] for value in alone]
 
         # All that a device does is its own chunk, so that no result knows of the others.
@@ -108,12 +118,7 @@ class Program:
             out_specs=every.spec,
             check_vma=False,
         )
-        whole = [
-            jax.ShapeDtypeStruct(
-                (len(devices), size, *argument.shape[1:]), argument.dtype, sharding=every
-            )
-            for argument in self._work.arguments
-        ]
+        whole = self._stacks(len(devices), size, sharding=every)
         return jax.jit(mapped).trace(*whole).lower()
 
     def start(self, members: Sequence[Sequence[np.ndarray]]) -> dict[str, jax.Array]:

@@ -34,6 +34,7 @@ from .sinks import (
 from .store import holds_sweep, load
 
 # What JAX computes with, beside the program.
+CODE = "code and data of run"
 SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_default_matmul_precision")
 
 
@@ -126,7 +127,7 @@ def sweep(
     else:
         from . import cluster
 
-        steps = cluster.compute(client, work, arrays, specification, path, sink)
+        steps = cluster.compute(client, cluster.Job(work, arrays, path.resolve()), sink)
     _finish(_resumable(steps, path, sink), work.grid, sink, progress)
     runs = load(path)
     assert isinstance(runs, xr.Dataset)
@@ -174,8 +175,7 @@ def compute(
             for k, chunk in enumerate(group):
                 part = {name: value[k] for name, value in values.items()}
                 sink.write(grid, chunk, part, seconds)
-                status = part.get("status")
-                yield chunk, _diverged(status, grid, chunk)
+                yield chunk, diverged(sink, grid.region(chunk))
         running = begun
 
 
@@ -188,17 +188,16 @@ def _groups(grid, sink, chunks):
             yield group
 
 
-def _diverged(status, grid=None, chunk=0) -> int:
-    if status is None:
-        return 0
-    values = status[...] if grid is None else grid.inside(chunk, status)
-    return int(np.sum(values == Status.DIVERGED))
+def diverged(sink: Sink, region: Any = ...) -> int:
+    """How many members in a region have diverged."""
+    status = sink.arrays.get("status")
+    return 0 if status is None else int(np.sum(status[region] == Status.DIVERGED))
 
 
 def _finish(steps, grid, sink, progress):
     """Take all steps, and say how it goes."""
     done = found = int(np.sum(sink.done[...]))
-    diverged = _diverged(sink.arrays.get("status"))
+    bad = diverged(sink)
     if progress is None:
         for _ in steps:
             pass
@@ -206,15 +205,15 @@ def _finish(steps, grid, sink, progress):
     if found:
         progress(f"{found} of {grid.count} chunks were found done")
     members, started, said = 0, time.perf_counter(), -math.inf
-    for chunk, lost in steps:
-        done, diverged = done + 1, diverged + lost
+    for chunk, more in steps:
+        done, bad = done + 1, bad + more
         members += math.prod(part.stop - part.start for part in grid.region(chunk))
         now = time.perf_counter()
         if now - said >= 2 or done == grid.count:
             left = (grid.count - done) * (now - started) / (done - found)
             progress(
                 f"{done} of {grid.count} chunks, {members / (now - started):.3g} runs/s, "
-                f"{_duration(left)} left, {diverged} diverged"
+                f"{_duration(left)} left, {bad} diverged"
             )
             said = now
 
@@ -263,7 +262,6 @@ def specify(
     grid = work.grid
     data = key if work.impl is None else jr.key_data(key)
     labels = {name: list(values) for name, values in grid.loop.items()}
-    codes = zip(grid.points, programs, strict=True)
     return {
         "key": {"data": np.asarray(data).tolist(), "impl": work.impl},
         "seeds": grid.seeds,
@@ -274,8 +272,9 @@ def specify(
             name: f"{v.dtype}{list(v.shape[len(grid.shape) :])}"
             for name, v in arrays.items()
         },
-        "code and data of run": {
-            grid.label(point): program.fingerprint for point, program in codes
+        CODE: {
+            grid.label(point): program.fingerprint
+            for point, program in zip(grid.points, programs, strict=True)
         },
         **machine(),
     }
@@ -364,8 +363,13 @@ def _check_options(seeds, chunk, path, client):
     for name, number in (("seeds", seeds), ("chunk", chunk)):
         if number is not None and number < 1:
             raise ValueError(f"`sweep({name}=...)` must be positive, but is {number}.")
-    if client is not None and path is None:
+    if client is None:
+        return
+    if path is None:
         raise ValueError(
             "`sweep(client=...)` needs a `path` that all workers see, where they write "
             "their results."
         )
+    from . import cluster
+
+    cluster.check_client(client)
