@@ -68,12 +68,15 @@ def _word(value: Any, seen: dict[int, str]) -> str:
             parts = sorted((str(name), _word(part, seen)) for name, part in value.items())
             return repr(parts)
         case _ if hasattr(value, "dtype") and hasattr(value, "shape"):
-            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-                value = jr.key_data(value)
-            array = np.ascontiguousarray(value)
-            content = hashlib.sha256(array.tobytes()).hexdigest()
-            return f"{array.dtype}{array.shape}{content}"
+            return _array(value) if hasattr(value, "__array__") else _type(value)
     return ""
+
+
+def _array(value) -> str:
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jr.key_data(value)
+    array = np.ascontiguousarray(value)
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
 def peak_bytes(closed: ClosedJaxpr) -> int:

@@ -44,8 +44,7 @@ def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
 def load(path: str | Path) -> Result:
     """A result that `save` or `sweep` stored, read from disk when it is used.
 
-    A sweep can be loaded while it is written: what is not there yet is `nan`, and its
-    status -1.
+    A sweep can be loaded while it is written: members whose `status` is -1 are pending.
 
     Raises:
         ValueError: If there is no result at `path`.

@@ -238,8 +238,8 @@ def _writing(path: Path, sink: Sink | None = None):
         safe = 0 if sink is None else int(np.sum(sink.done[...]))
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error}). {safe} chunks are safe there, and the "
-            "same call goes on from there",
+            f"{path} could not be written ({error}). Chunks that are safe there: {safe}. "
+            "The same call goes on from there",
         ) from error
 
 
