@@ -136,13 +136,6 @@ def say(words):
     print(words, flush=True)
 
 
-def identity(path, cache):
-    """Say what the specification of a store is, made in this process."""
-    settings(cache)
-    go(path, seeds=1)
-    say(jf.load(path).attrs["specification"])
-
-
 @contextlib.contextmanager
 def cluster(**options):
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None} | options
