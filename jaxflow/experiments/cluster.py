@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from .chunks import compute as compute_here, diverged
 from .grid import Point
 from .programs import Program, Work
-from .sinks import Sink, Variable, check_same, open_sink, stored_specification
+from .sinks import Sink, Variable, open_sink
+from .specification import CODE, SETTINGS, check_same, machine, stored
 from .store import holds_sweep
-from .sweeps import CODE, SETTINGS, compute as compute_here, diverged, machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
     grid, done = job.work.grid, np.asarray(sink.done[...])
     data = cloudpickle.dumps(job)
     settings = {name: getattr(jax.config, name) for name in SETTINGS}
-    specified = json.dumps([str(job.path), stored_specification(job.path)])
+    specified = json.dumps([str(job.path), stored(job.path)])
     name = hashlib.sha256(specified.encode()).hexdigest()
     # A future, so that data that `run` holds reach every worker once.
     held = client.submit(bytes, data, pure=False)
@@ -114,7 +115,7 @@ class _Loaded:
     def __init__(self, job: Job):
         if not holds_sweep(job.path):
             raise OSError(errno.ENOENT, f"There is no store at {job.path} on the worker")
-        self.job, self.specification = job, stored_specification(job.path)
+        self.job, self.specification = job, stored(job.path)
         self.programs: dict[Point, Program] = {}
 
     def program(self, point: Point) -> Program:

@@ -43,7 +43,8 @@ class Work:
     def arguments(self) -> list[np.ndarray]:
         """What members choose from: keys, and the values of each axis."""
         arrays = [self.keys, *self.grid.axes.values()]
-        return [a.astype(jax.dtypes.canonicalize_dtype(a.dtype)) for a in arrays]
+        canonical = jax.dtypes.canonicalize_dtype
+        return [a.astype(canonical(a.dtype), copy=False) for a in arrays]
 
     def key(self, data: Array) -> PRNGKeyArray:
         """The key that some data stand for."""

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Variable:
     attrs: Mapping[str, Any]
 
 
-def variables(grid: Grid, programs: Sequence[Program]) -> dict[str, Variable]:
+def variables(grid: Grid, programs: Iterable[Program]) -> dict[str, Variable]:
     """The variables that hold the results of all loop points.
 
     Raises:
@@ -139,15 +139,15 @@ def on_disk(
     variables: Mapping[str, Variable],
     specification: Mapping[str, Any],
 ) -> Sink:
-    """The arrays of a store, which is made if there is none.
+    """The arrays of the sweep that a path holds; this one, if it holds none.
 
     Raises:
-        ValueError: If the path holds something else than this sweep.
+        ValueError: If the path holds something else, or a name cannot be stored.
     """
     if not holds_sweep(path):
-        check_sweep(path)
+        check_path(path)
+        _check_storable({*grid.dims, *variables})
         _make(path, grid, variables, specification)
-    check_same(path, specification)
     return open_sink(path, variables)
 
 
@@ -156,11 +156,12 @@ def open_sink(path: Path, variables: Mapping[str, Variable]) -> Sink:
     import zarr
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    arrays = {name: group[name] for name in variables}
+    # Of another sweep there might be others; it is told apart by its specification.
+    arrays = {name: group[name] for name in variables if name in group}
     return Sink(variables, arrays, group[f"{CHUNKS}/done"], group[f"{CHUNKS}/seconds"])
 
 
-def check_sweep(path: Path):
+def check_path(path: Path):
     """Refuse a path that holds something else than a sweep.
 
     Raises:
@@ -176,44 +177,12 @@ def check_sweep(path: Path):
     check_free(path, False, marker="zarr.json")
 
 
-def stored_specification(path: Path) -> dict[str, Any]:
-    """What the sweep is that a path holds."""
-    root = json.loads((path / "zarr.json").read_text())
-    return json.loads(root["attributes"]["specification"])
-
-
-def check_same(path: Path, specification: Mapping[str, Any]):
-    """Refuse a store of another sweep.
-
-    Raises:
-        ValueError: If it is another one, with what differs.
-    """
-    words = list(_differences(stored_specification(path), _plain(specification)))
-    if words:
-        more = f", and {len(words) - 5} more" if len(words) > 5 else ""
+def _check_storable(names):
+    if bad := sorted(name for name in names if "/" in name or name == CHUNKS):
         raise ValueError(
-            f"{path} must hold this sweep, but holds another one: "
-            f"{'; '.join(words[:5])}{more}. Choose another path, or call `sweep` as it was "
-            "called there; `load` reads what is there in any case."
+            f"`sweep(path=...)` stores variables by names without '/' and other than "
+            f"{CHUNKS!r}, but there are {bad}. Rename them."
         )
-
-
-def _differences(there, here, name=""):
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            ours, theirs = here.get(key), there.get(key)
-            yield from _differences(theirs, ours, f"{name}.{key}" if name else key)
-    elif there != here:
-        yield f"`{name}` is {_short(there)} there and {_short(here)} here"
-
-
-def _short(value):
-    words = json.dumps(value)
-    return words if len(words) <= 100 else f"{words[:60]} ... {words[-30:]}"
-
-
-def _plain(specification) -> dict[str, Any]:
-    return json.loads(json.dumps(specification))
 
 
 def _make(path, grid, variables, specification):
@@ -256,7 +225,10 @@ def _write_template(part, grid, variables, attributes):
             shape=variable.shape,
             dtype=variable.dtype,
             # A chunk of the sweep is one of the store: no two writers share a file.
-            chunks=(*grid.chunk_shape, *map(_some, variable.shape[len(grid.shape) :])),
+            chunks=(
+                *grid.chunk_shape,
+                *(max(1, n) for n in variable.shape[len(grid.shape) :]),
+            ),
             fill_value=variable.fill,
             compressors=fast,
             dimension_names=variable.dims,
@@ -272,7 +244,3 @@ def _write_template(part, grid, variables, attributes):
             fill_value=fill,
             dimension_names=("chunk",),
         )
-
-
-def _some(length):
-    return max(1, length)

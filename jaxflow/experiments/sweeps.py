@@ -3,13 +3,10 @@
 import contextlib
 import dataclasses
 import difflib
-import functools as ft
-import importlib.metadata
 import inspect
-import itertools as it
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +17,12 @@ import xarray as xr
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ..dynamics import Status, Trajectory
+from .chunks import compute, diverged
 from .grid import Grid, Point, rectangle
 from .programs import OWN, Program, Work
-from .sinks import (
-    Sink,
-    Variable,
-    check_sweep,
-    in_memory,
-    on_disk,
-    stored_specification,
-    variables,
-)
+from .sinks import Sink, check_path, in_memory, on_disk, variables
+from .specification import check_same, specify, stored
 from .store import holds_sweep, load
-
-# What JAX computes with, beside the program.
-CODE = "code and data of run"
-SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_default_matmul_precision")
 
 
 def sweep(
@@ -103,32 +90,25 @@ def sweep(
     _check_names(run, axes, loop)
     _check_options(seeds, chunk, path, client)
     if path is not None:
-        check_sweep(path)
-        if holds_sweep(path):
-            chunk = stored_specification(path)["chunk"]
-    # One chunk of everything, until it is known how many members fit into one.
-    whole = (seeds, *map(len, axes.values()))
-    work = Work(run, Grid(seeds, loop, axes, whole), *_split(key, seeds))
-    program = ft.cache(lambda point: Program(work, point))
-    programs = [program(point) for point in work.grid.points]
-    if chunk is None:
-        chunk = min(program.most_members for program in programs)
-    work = dataclasses.replace(work, grid=Grid(seeds, loop, axes, rectangle(whole, chunk)))
-    arrays = variables(work.grid, programs)
+        check_path(path)
+        chunk = stored(path)["chunk"] if holds_sweep(path) else chunk
+    work, programs = _plan(run, key, seeds, loop, axes, chunk)
+    arrays = variables(work.grid, programs.values())
     if path is None:
         sink = in_memory(work.grid, arrays)
-        _finish(compute(work.grid, program, sink), work.grid, sink, progress)
+        _follow(compute(work.grid, programs.__getitem__, sink), work.grid, sink, progress)
         return sink.dataset(work.grid)
-    specification = specify(work, key, chunk, arrays, programs)
+    specification = specify(work, key, arrays, programs)
     with _writing(path):
         sink = on_disk(path, work.grid, arrays, specification)
+        check_same(path, specification)
     if client is None:
-        steps = compute(work.grid, program, sink)
+        steps = compute(work.grid, programs.__getitem__, sink)
     else:
         from . import cluster
 
         steps = cluster.compute(client, cluster.Job(work, arrays, path.resolve()), sink)
-    _finish(_resumable(steps, path, sink), work.grid, sink, progress)
+    _follow(_resumable(steps, path, sink), work.grid, sink, progress)
     runs = load(path)
     assert isinstance(runs, xr.Dataset)
     return runs
@@ -140,61 +120,22 @@ def usable(runs: xr.Dataset) -> xr.Dataset:
     return runs.where(runs.status.isin(ends))
 
 
-def compute(
-    grid: Grid,
-    program: Callable[[Point], Program],
-    sink: Sink,
-    chunks: Iterable[int] | None = None,
-) -> Iterator[tuple[int, int]]:
-    """Compute chunks on the devices of this process, and write them.
-
-    Args:
-        grid: What the chunks are.
-        program: The program of a loop point.
-        sink: Where to write.
-        chunks: Which chunks, if not all. Those that are done are left out.
-
-    Yields:
-        Each chunk when it is written, and how many of its members diverged.
-    """
-    running, free = None, time.perf_counter()
-    groups = _groups(grid, sink, range(grid.count) if chunks is None else chunks)
-    for group in it.chain(groups, [None]):
-        begun = None
-        if group is not None:
-            runs = program(grid.point(group[0]))
-            runs.compile(math.prod(grid.sides))
-            started = time.perf_counter()
-            begun = group, started, runs.start([grid.members(k) for k in group])
-        # The devices are busy with this group while the one before is written.
-        if running is not None:
-            group, started, values = running
-            values = {name: np.asarray(value) for name, value in values.items()}
-            now = time.perf_counter()
-            seconds, free = now - max(started, free), now
-            for k, chunk in enumerate(group):
-                part = {name: value[k] for name, value in values.items()}
-                sink.write(grid, chunk, part, seconds)
-                yield chunk, diverged(sink, grid.region(chunk))
-        running = begun
+def _plan(run, key, seeds, loop, axes, chunk) -> tuple[Work, dict[Point, Program]]:
+    """What to compute in chunks of which size, and the programs of all loop points."""
+    keys, impl = jr.split(key, seeds), None
+    if jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys, impl = jr.key_data(keys), str(jr.key_impl(keys))
+    shape = (seeds, *map(len, axes.values()))
+    # One chunk of everything, until it is known how many members fit into one.
+    work = Work(run, Grid(seeds, loop, axes, shape), np.asarray(keys), impl)
+    programs = {point: Program(work, point) for point in work.grid.points}
+    if chunk is None:
+        chunk = min(program.most_members for program in programs.values())
+    grid = dataclasses.replace(work.grid, sides=rectangle(shape, chunk))
+    return dataclasses.replace(work, grid=grid), programs
 
 
-def _groups(grid, sink, chunks):
-    """Chunks to run together: of one loop point, one for each device, none that is done."""
-    devices = jax.local_device_count()
-    for _, together in it.groupby(chunks, grid.point):
-        left = (chunk for chunk in together if not sink.done[chunk])
-        while group := list(it.islice(left, devices)):
-            yield group
-
-
-def diverged(sink: Sink, region: Any = ...) -> int:
-    """How many members in a region have diverged."""
-    status = sink.arrays.get("status")
-    return 0 if status is None else int(np.sum(status[region] == Status.DIVERGED))
-
-
-def _finish(steps, grid, sink, progress):
+def _follow(steps, grid, sink, progress):
     """Take all steps, and say how it goes."""
     done = found = int(np.sum(sink.done[...]))
     bad = diverged(sink)
@@ -243,50 +184,6 @@ def _writing(path: Path, sink: Sink | None = None):
         ) from error
 
 
-def _split(key, seeds) -> tuple[np.ndarray, str | None]:
-    """The data of the key of each seed, and the kind of key."""
-    keys = jr.split(key, seeds)
-    if not jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        return np.asarray(keys), None
-    return np.asarray(jr.key_data(keys)), str(jr.key_impl(keys))
-
-
-def specify(
-    work: Work,
-    key: PRNGKeyArray,
-    chunk: int,
-    arrays: Mapping[str, Variable],
-    programs: Sequence[Program],
-) -> dict[str, Any]:
-    """All that the results depend on, as JSON."""
-    grid = work.grid
-    data = key if work.impl is None else jr.key_data(key)
-    labels = {name: list(values) for name, values in grid.loop.items()}
-    return {
-        "key": {"data": np.asarray(data).tolist(), "impl": work.impl},
-        "seeds": grid.seeds,
-        "loop": labels,
-        "axes": {name: values.tolist() for name, values in grid.axes.items()},
-        "chunk": chunk,
-        "variables": {
-            name: f"{v.dtype}{list(v.shape[len(grid.shape) :])}"
-            for name, v in arrays.items()
-        },
-        CODE: {
-            grid.label(point): program.fingerprint
-            for point, program in zip(grid.points, programs, strict=True)
-        },
-        **machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What else results depend on: versions, settings of JAX, and the kind of device."""
-    versions = {name: importlib.metadata.version(name) for name in ("jaxflow", "jax")}
-    settings = {name: str(getattr(jax.config, name)) for name in SETTINGS}
-    return {"versions": versions, "settings": settings, "backend": jax.default_backend()}
-
-
 def _check_axes(axes) -> dict[str, np.ndarray]:
     axes = {name: np.asarray(values) for name, values in axes.items()}
     for name, values in axes.items():
@@ -295,7 +192,7 @@ def _check_axes(axes) -> dict[str, np.ndarray]:
                 f"`sweep(axes=...)` must hold one or more different values of {name!r}, "
                 f"but holds {values.tolist()}."
             )
-        if values.dtype.kind not in "biufc":
+        if values.dtype.kind not in "biuf":
             raise ValueError(
                 f"`sweep(axes=...)` must hold numbers, but {name!r} is {values.tolist()}. "
                 "Pass it in `loop`."
@@ -341,8 +238,9 @@ def _check_names(run, axes, loop):
         return  # Not every callable has one.
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
+    parameters = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
     known = [parameter.name for parameter in parameters]
-    needed = {p.name for p in parameters if p.default is p.empty} & {*known}
+    needed = {p.name for p in parameters if p.default is p.empty}
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

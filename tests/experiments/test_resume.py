@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 
 import jaxflow as jf
-from jaxflow.experiments import sinks, store, sweeps
+from jaxflow.experiments import sinks, specification, store, sweeps
 
 KEY, DATA = jr.key(5), np.arange(4.0)
 
@@ -178,10 +178,10 @@ def test_another_sweep_is_refused_and_told_apart(half, change, fact):
 
 
 def test_a_store_of_another_version_is_refused_but_loads(half, monkeypatch, whole):
-    version = sweeps.importlib.metadata.version
+    version = specification.importlib.metadata.version
     other = lambda name: "0.0.1" if name == "jax" else version(name)
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps.importlib.metadata, "version", other)
+        patch.setattr(specification.importlib.metadata, "version", other)
         with pytest.raises(ValueError, match=r'`versions.jax` is .* and "0.0.1" here'):
             go(half)
         assert jf.load(half).x.shape == whole.x.shape
@@ -286,3 +286,11 @@ def test_axes_of_text_labels_survive(tmp_path):
     runs = go(tmp_path, loop=loop)
     xr.testing.assert_equal(runs.load(), go(loop=loop))
     assert runs.sel(length="two").n.max() == 2
+
+
+def test_names_that_a_store_cannot_hold_are_refused(tmp_path, count):
+    for name in ("a/b", "chunks"):
+        run = lambda key, name=name: {name: jr.normal(key)}
+        with pytest.raises(ValueError, match=f"there are .'{name}'"):
+            jf.sweep(run, key=KEY, seeds=1, path=tmp_path / "runs")
+    assert not count

@@ -156,7 +156,7 @@ def test_axes_that_make_no_grid_are_refused_before_anything_runs(axes, seeds, fa
         ({"loop": {"key": [2]}}, r"not 'key'"),
         ({}, r"has none for \['depth'\]"),
         ({"loop": {"depth": [2]}, "chunk": 0}, r"chunk.* must be positive, but is 0"),
-        ({"loop": {"depth": [2]}, "client": object()}, r"needs a `path`"),
+        ({"loop": {"depth": [2]}, "client": "a cluster"}, r"needs a `path`"),
     ],
     ids=str,
 )
