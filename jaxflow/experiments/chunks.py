@@ -31,6 +31,9 @@ def compute(
 
     Yields:
         Each chunk when it is written, and how many of its members diverged.
+
+    Raises:
+        RuntimeError: If a member fails while it runs.
     """
     running, free = None, time.perf_counter()
     groups = _groups(grid, sink, range(grid.count) if chunks is None else chunks)
@@ -44,7 +47,7 @@ def compute(
         # The devices are busy with this group while the one before is written.
         if running is not None:
             group, started, values = running
-            values = {name: np.asarray(value) for name, value in values.items()}
+            values = _arrived(values, grid, group)
             now = time.perf_counter()
             seconds, free = now - max(started, free), now
             for k, chunk in enumerate(group):
@@ -52,6 +55,16 @@ def compute(
                 sink.write(grid, chunk, part, seconds)
                 yield chunk, diverged(sink, grid.region(chunk))
         running = begun
+
+
+def _arrived(values, grid, group) -> dict[str, np.ndarray]:
+    try:
+        return {name: np.asarray(value) for name, value in values.items()}
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            f"A member failed in {'; '.join(map(grid.describe, group))}. Let it be marked "
+            "in `status`, with `throw=False` in `gradient_flow`, or try it alone."
+        ) from error
 
 
 def _groups(grid, sink, chunks):

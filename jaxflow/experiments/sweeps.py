@@ -82,8 +82,8 @@ def sweep(
         ValueError: If the arguments make no grid, do not fit `run`, or are not those of
             the sweep that `path` holds; if `path` holds anything else.
         OSError: If the store cannot be written.
-        RuntimeError: If chunks always kill the worker that computes them. All others are
-            in the store.
+        RuntimeError: If a member fails, as with `throw=True`; or if chunks always kill the
+            worker that computes them, when all others are in the store.
     """
     path = None if path is None else Path(path)
     axes, loop = _check_axes(axes or {}), _check_loop(loop or {})
@@ -187,15 +187,15 @@ def _writing(path: Path, sink: Sink | None = None):
 def _check_axes(axes) -> dict[str, np.ndarray]:
     axes = {name: np.asarray(values) for name, values in axes.items()}
     for name, values in axes.items():
+        if values.size and values.dtype.kind not in "biuf":
+            raise ValueError(
+                f"`sweep(axes=...)` must hold numbers, but {name!r} is {values.tolist()}. "
+                "Pass it in `loop`."
+            )
         if values.ndim != 1 or values.size == 0 or len(np.unique(values)) < values.size:
             raise ValueError(
                 f"`sweep(axes=...)` must hold one or more different values of {name!r}, "
                 f"but holds {values.tolist()}."
-            )
-        if values.dtype.kind not in "biuf":
-            raise ValueError(
-                f"`sweep(axes=...)` must hold numbers, but {name!r} is {values.tolist()}. "
-                "Pass it in `loop`."
             )
     return axes
 

@@ -63,7 +63,6 @@ def same(path, whole):
 def test_a_sweep_that_is_killed_thirty_times_is_the_one_that_was_not(call, tmp_path):
     # It compares all that is there with the results in memory after every kill.
     seen = list(map(int, call("crash", tmp_path / "runs", "30")))
-    assert seen == sorted(seen)
     assert seen[-1] == 240
     assert len({*seen}) > 3
 

@@ -131,6 +131,7 @@ def test_without_axes_a_sweep_is_over_seeds(descend):
         ({"record": [1, 2]}, 1, r"\['record'\]"),
         ({"status": [1, 2]}, 1, r"\['status'\]"),
         ({"scale": [0.1]}, 0, r"seeds.* must be positive, but is 0"),
+        ({"scale": [dfx.Tsit5(), dfx.Euler()]}, 1, r"hold numbers, but 'scale'"),
         ({"scale": ["small", "large"]}, 1, r"hold numbers, but 'scale'.* in `loop`"),
     ],
     ids=str,
@@ -314,3 +315,11 @@ def test_progress_says_how_many_chunks_are_done_and_how_many_runs_diverged(desce
     jf.sweep(descend, key=KEY, seeds=2, axes=axes, chunk=4, progress=said.append)
     assert said[-1].startswith("3 of 3 chunks, ")
     assert said[-1].endswith(" runs/s, 0 s left, 4 diverged")
+
+
+def test_a_member_that_raises_is_named():
+    def run(key, a):
+        return {"x": eqx.error_if(a + jr.normal(key), a > 2, "too large")}
+
+    with pytest.raises(RuntimeError, match=r"failed in chunk 1: seed=0 a=3.0\. .*throw"):
+        jf.sweep(run, key=KEY, seeds=1, axes={"a": [1.0, 3.0]}, chunk=1)
