@@ -1,5 +1,6 @@
 """Computing chunks on the devices of this process, and writing them."""
 
+import contextlib
 import itertools as it
 import math
 import time
@@ -43,11 +44,13 @@ def compute(
             runs = program(grid.point(group[0]))
             runs.compile(math.prod(grid.sides))
             started = time.perf_counter()
-            begun = group, started, runs.start([grid.members(k) for k in group])
+            with _named(grid, group):
+                begun = group, started, runs.start([grid.members(k) for k in group])
         # The devices are busy with this group while the one before is written.
         if running is not None:
             group, started, values = running
-            values = _arrived(values, grid, group)
+            with _named(grid, group):
+                values = {name: np.asarray(value) for name, value in values.items()}
             now = time.perf_counter()
             seconds, free = now - max(started, free), now
             for k, chunk in enumerate(group):
@@ -57,9 +60,11 @@ def compute(
         running = begun
 
 
-def _arrived(values, grid, group) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _named(grid, group):
+    """Say which chunks are at fault."""
     try:
-        return {name: np.asarray(value) for name, value in values.items()}
+        yield
     except jax.errors.JaxRuntimeError as error:
         raise RuntimeError(
             f"A member failed in {'; '.join(map(grid.describe, group))}. Let it be marked "
