@@ -14,6 +14,8 @@ from typing import Any
 import xarray as xr
 
 Result = xr.Dataset | xr.DataTree
+# In the store of a sweep, the group that says which chunks are done.
+CHUNKS = "chunks"
 
 
 def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -40,15 +42,24 @@ def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def load(path: str | Path) -> Result:
-    """A result that `save` stored, read from disk when it is used.
+    """A result that `save` or `sweep` stored, read from disk when it is used.
+
+    A sweep can be loaded while it is written: members whose `status` is -1 are pending.
 
     Raises:
         ValueError: If there is no result at `path`.
     """
     if not (Path(path) / "zarr.json").is_file():
         raise ValueError(f"There must be a stored result at {path}, but there is none.")
+    if holds_sweep(Path(path)):
+        return xr.open_dataset(path, engine="zarr", consolidated=False)
     tree = xr.open_datatree(path, engine="zarr", consolidated=False)
     return tree if tree.children else tree.to_dataset()
+
+
+def holds_sweep(path: Path) -> bool:
+    """Whether `sweep` made what is there, finished or not."""
+    return (path / CHUNKS / "done" / "zarr.json").is_file()
 
 
 def provenance(experiment: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """Sweeps: each member is the run alone, whatever its neighbours do, and is labelled."""
 
 import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
 import jaxflow as jf
+from jaxflow.experiments.grid import Grid
+from jaxflow.experiments.programs import Program, Work
 
 STEPS, SCALES = np.array([0.02, 0.05, 50.0]), np.array([0.3, 0.5])
 KEY = jr.key(5)
@@ -102,7 +107,8 @@ def test_further_dimensions_of_an_observable_are_numbered(runs):
 def test_a_status_says_what_its_numbers_mean(runs):
     attrs = runs.status.attrs
     meanings = dict(zip(attrs["flag_values"], attrs["flag_meanings"].split(), strict=True))
-    assert meanings == {int(status): status.name.lower() for status in jf.Status}
+    wanted = {int(status): status.name.lower() for status in jf.Status}
+    assert meanings == wanted | {-1: "pending"}
 
 
 def test_an_axis_may_be_a_list_or_a_tuple(descend, runs):
@@ -125,6 +131,8 @@ def test_without_axes_a_sweep_is_over_seeds(descend):
         ({"record": [1, 2]}, 1, r"\['record'\]"),
         ({"status": [1, 2]}, 1, r"\['status'\]"),
         ({"scale": [0.1]}, 0, r"seeds.* must be positive, but is 0"),
+        ({"scale": [dfx.Tsit5(), dfx.Euler()]}, 1, r"hold numbers, but 'scale'"),
+        ({"scale": ["small", "large"]}, 1, r"hold numbers, but 'scale'.* in `loop`"),
     ],
     ids=str,
 )
@@ -133,6 +141,32 @@ def test_axes_that_make_no_grid_are_refused_before_anything_runs(axes, seeds, fa
     axes = {name: np.array(values) for name, values in axes.items()}
     with pytest.raises(ValueError, match=fact):
         jf.sweep(run, key=KEY, seeds=seeds, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"loop": {"depth": []}}, r"different values of 'depth', but holds \[\]"),
+        ({"loop": {"depth": [2, 3, 2]}}, r"'depth', but holds \[2, 3, 2\]"),
+        ({"loop": {"depth": 2}}, r"several values of 'depth', but holds 2"),
+        ({"loop": {"depth": "two"}}, r"several values of 'depth', but holds 'two'"),
+        ({"loop": {"depth": [2, "three"]}}, r"numbers or text, but 'depth'"),
+        ({"loop": {"depth": [dfx.Tsit5()]}}, r"'depth' holds .*Pass a mapping"),
+        ({"loop": {"scale": [2]}}, r"find \['scale'\] in `axes` or in `loop`, not in"),
+        ({"loop": {"deptth": [2]}}, r"not 'deptth'\. Did you mean 'depth'\?"),
+        ({"loop": {"key": [2]}}, r"not 'key'"),
+        ({}, r"has none for \['depth'\]"),
+        ({"loop": {"depth": [2]}, "chunk": 0}, r"chunk.* must be positive, but is 0"),
+        ({"loop": {"depth": [2]}, "client": "a cluster"}, r"needs a `path`"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_refused_before_anything_runs(options, fact):
+    def run(key, scale, depth, *, width=5):
+        pytest.fail("it ran")
+
+    with pytest.raises(ValueError, match=fact):
+        jf.sweep(run, key=KEY, seeds=1, axes={"scale": [0.1, 0.2]}, **options)
 
 
 @pytest.mark.parametrize("name", ["time", "steps", "status", "seed", "record", "scale"])
@@ -157,3 +191,135 @@ def test_an_observable_that_is_a_tree_becomes_a_variable_for_each_leaf(problem):
     runs = jf.sweep(run, key=KEY, seeds=2)
     assert runs["network.weights.0"].shape == (2, 3, 5, 5)
     assert runs["network.weights.1"].shape == (2, 3, 1, 5)
+
+
+def test_more_seeds_keep_the_results_of_the_first():
+    run = lambda key: {"draw": jr.normal(key)}
+    few, more = (jf.sweep(run, key=KEY, seeds=seeds, chunk=2) for seeds in (2, 5))
+    xr.testing.assert_identical(more.isel(seed=slice(2)), few)
+
+
+def test_keys_of_the_older_kind_are_the_same_seeds():
+    run = lambda key: {"draw": jr.normal(key)}
+    old = jf.sweep(run, key=jr.PRNGKey(5), seeds=3)
+    xr.testing.assert_identical(old, jf.sweep(run, key=KEY, seeds=3))
+
+
+@pytest.fixture(scope="module")
+def depths(problem):
+    """Depths whose observables, records and leaves differ in shape."""
+
+    def run(key, depth, rule, scale):
+        assert isinstance(depth, int)
+        start = jf.init.gaussian((*[5] * depth, 1), scale=scale, key=key)
+        observe = {
+            "alignment": jf.alignment,
+            "number": lambda loss, network: jnp.asarray(depth),
+            "network": jf.snapshot,
+        }
+        return jf.gradient_descent(
+            problem, start, 10 * depth, step_size=0.01, every=10, **rule, observe=observe
+        )
+
+    rules = {"plain": {}, "heavy": {"optimizer": eqx.Partial(optax.sgd, momentum=0.9)}}
+    loop, axes = {"depth": [2, 3], "rule": rules}, {"scale": SCALES}
+    return jf.sweep(run, key=KEY, seeds=3, loop=loop, axes=axes, chunk=3)
+
+
+def test_loop_axes_come_between_seeds_and_axes(depths):
+    assert depths.steps.dims == ("seed", "depth", "rule", "scale")
+    assert depths.depth.to_numpy().tolist() == [2, 3]
+    assert depths.rule.to_numpy().tolist() == ["plain", "heavy"]
+
+
+def test_values_of_loop_axes_reach_the_run_as_they_are(depths):
+    assert (depths.steps == 10 * depths.depth).all()
+    plain, heavy = (depths["network.weights.0"].sel(rule=r) for r in ("plain", "heavy"))
+    assert (plain != heavy).isel(record=1, depth=0).any()
+
+
+def test_what_is_shorter_at_a_loop_point_is_filled_up_at_its_end(depths):
+    short, long = depths.sel(depth=2), depths.sel(depth=3)
+    assert np.isposinf(short.time[..., 3]).all()
+    assert np.isfinite(short.time[..., :3]).all()
+    assert np.isfinite(long.time).all()
+    assert short.alignment[..., 3, :].isnull().all()
+    assert short.alignment[..., 1].isnull().all()
+    assert short.alignment[..., :3, 0].notnull().all()
+    assert long.alignment.notnull().all()
+
+
+def test_integers_that_stand_for_nothing_are_those_that_the_variable_states(depths):
+    short = depths.number.sel(depth=2)
+    assert (short[..., :3] == 2).all()
+    assert (short[..., 3] == depths.number.attrs["fill"]).all()
+
+
+def test_a_leaf_that_only_some_loop_points_have_is_nan_at_the_others(depths):
+    leaf = depths["network.weights.2"]
+    assert leaf.sel(depth=2).isnull().all()
+    assert leaf.sel(depth=3).notnull().all()
+
+
+def test_a_variable_has_one_number_of_dimensions():
+    run = lambda key, rank: {"zeros": jnp.zeros([2] * rank)}
+    with pytest.raises(ValueError, match=r"'zeros'.* the shapes \[\(\), \(2,\)\]"):
+        jf.sweep(run, key=KEY, seeds=1, loop={"rank": [0, 1]})
+
+
+def test_a_run_may_return_a_mapping_of_trees():
+    run = lambda key, a: {"x": a * jnp.arange(3.0), "y": {"z": (a, jr.normal(key))}}
+    runs = jf.sweep(run, key=KEY, seeds=2, axes={"a": [1.0, 2.0]})
+    assert set(runs) == {"x", "y.z.0", "y.z.1"}
+    assert runs.x.dims == ("seed", "a", "x_0")
+    np.testing.assert_array_equal(runs.x[1, 1], [0.0, 2.0, 4.0])
+    np.testing.assert_array_equal(runs["y.z.0"], [[1.0, 2.0]] * 2)
+
+
+def test_a_run_that_returns_neither_is_refused():
+    with pytest.raises(ValueError, match="but returned tuple"):
+        jf.sweep(lambda key: (1.0, 2.0), key=KEY, seeds=1)
+
+
+@pytest.mark.parametrize("chunk", [4, 5])
+def test_chunks_that_do_not_divide_the_grid_change_only_the_rounding(descend, runs, chunk):
+    axes = {"step_size": STEPS, "scale": SCALES}
+    cut = jf.sweep(descend, key=KEY, seeds=2, axes=axes, chunk=chunk)
+    xr.testing.assert_allclose(cut, runs, rtol=1e-10)
+
+
+def test_a_chunk_of_any_size_is_chosen_from_the_memory_of_a_member():
+    small = lambda key: {"x": jr.normal(key, (10,))}
+    large = lambda key: {"x": jr.normal(key, (10_000_000,))[0]}
+    for run, most in ((small, 1024), (large, 3)):
+        keys = np.zeros((4, 2), np.uint32)
+        program = Program(Work(run, Grid(4, {}, {}, (4,)), keys, "threefry2x32"), ())
+        assert 1 <= program.most_members <= most
+    assert program.most_members < 4
+
+
+def test_each_loop_point_is_traced_once():
+    traced = []
+
+    def run(key, depth, a):
+        traced.append(depth)
+        return {"x": a * depth}
+
+    axes = {"a": np.arange(7.0)}
+    jf.sweep(run, key=KEY, seeds=3, loop={"depth": [2, 3]}, axes=axes, chunk=2)
+    assert traced == [2, 3]
+
+
+def test_progress_says_how_many_chunks_are_done_and_how_many_runs_diverged(descend):
+    said, axes = [], {"step_size": STEPS, "scale": SCALES}
+    jf.sweep(descend, key=KEY, seeds=2, axes=axes, chunk=4, progress=said.append)
+    assert said[-1].startswith("3 of 3 chunks, ")
+    assert said[-1].endswith(" runs/s, 0 s left, 4 diverged")
+
+
+def test_a_member_that_raises_is_named():
+    def run(key, a):
+        return {"x": eqx.error_if(a + jr.normal(key), a > 2, "too large")}
+
+    with pytest.raises(RuntimeError, match=r"failed in chunk 1: seed=0 a=3.0\. .*throw"):
+        jf.sweep(run, key=KEY, seeds=1, axes={"a": [1.0, 3.0]}, chunk=1)

@@ -1,0 +1,87 @@
+"""Computing chunks on the devices of this process, and writing them."""
+
+import contextlib
+import itertools as it
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..dynamics import Status
+from .grid import Grid, Point
+from .programs import Program
+from .sinks import Sink
+
+
+def compute(
+    grid: Grid,
+    program: Callable[[Point], Program],
+    sink: Sink,
+    chunks: Iterable[int] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Compute chunks on the devices of this process, and write them.
+
+    Args:
+        grid: What the chunks are.
+        program: The program of a loop point.
+        sink: Where to write.
+        chunks: Which chunks, if not all. Those that are done are left out.
+
+    Yields:
+        Each chunk when it is written, and how many of its members diverged.
+
+    Raises:
+        RuntimeError: If a member fails while it runs.
+    """
+    running, free = None, time.perf_counter()
+    groups = _groups(grid, sink, range(grid.count) if chunks is None else chunks)
+    for group in it.chain(groups, [None]):
+        begun = None
+        if group is not None:
+            runs = program(grid.point(group[0]))
+            runs.compile(math.prod(grid.sides))
+            started = time.perf_counter()
+            with _named(grid, group):
+                begun = group, started, runs.start([grid.members(k) for k in group])
+        # The devices are busy with this group while the one before is written.
+        if running is not None:
+            group, started, values = running
+            with _named(grid, group):
+                values = {name: np.asarray(value) for name, value in values.items()}
+            now = time.perf_counter()
+            seconds, free = now - max(started, free), now
+            for k, chunk in enumerate(group):
+                part = {name: value[k] for name, value in values.items()}
+                sink.write(grid, chunk, part, seconds)
+                yield chunk, diverged(sink, grid.region(chunk))
+        running = begun
+
+
+@contextlib.contextmanager
+def _named(grid, group):
+    """Say which chunks are at fault."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            f"A member failed in {'; '.join(map(grid.describe, group))}. Let it be marked "
+            "in `status`, with `throw=False` in `gradient_flow`, or try it alone."
+        ) from error
+
+
+def _groups(grid, sink, chunks):
+    """Chunks to run together: of one loop point, one for each device, none that is done."""
+    devices = jax.local_device_count()
+    for _, together in it.groupby(chunks, grid.point):
+        left = (chunk for chunk in together if not sink.done[chunk])
+        while group := list(it.islice(left, devices)):
+            yield group
+
+
+def diverged(sink: Sink, region: Any = ...) -> int:
+    """How many members in a region have diverged."""
+    status = sink.arrays.get("status")
+    return 0 if status is None else int(np.sum(status[region] == Status.DIVERGED))

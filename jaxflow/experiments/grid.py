@@ -1,0 +1,145 @@
+"""The points of a sweep, and the chunks of them that are computed and stored together."""
+
+import dataclasses
+import itertools as it
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Point = tuple[int, ...]
+
+
+def rectangle(shape: tuple[int, ...], members: int) -> tuple[int, ...]:
+    """How many members a chunk has along the seeds and each axis, at most `members`.
+
+    Seeds come first, then axes from the last to the first; what is cut is cut evenly.
+    """
+    sides = []
+    for length in (shape[0], *reversed(shape[1:])):
+        pieces = math.ceil(length / members)
+        sides.append(math.ceil(length / pieces))
+        members = max(1, members // sides[-1])
+    return (sides[0], *reversed(sides[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Seeds x loop axes x vectorised axes, cut into chunks that are numbered from 0.
+
+    Attributes:
+        seeds: The number of seeds.
+        loop: For each loop axis its objects by label. One combination is a loop point.
+        axes: The values of each vectorised axis.
+        sides: Members of a chunk along the seeds and each axis. Chunks at the far ends
+            have fewer; those are computed with their last members repeated, so that all
+            chunks run the same program.
+    """
+
+    seeds: int
+    loop: Mapping[str, Mapping[Any, Any]]
+    axes: Mapping[str, np.ndarray]
+    sides: tuple[int, ...]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("seed", *self.loop, *self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.seeds, *self._loop_shape, *map(len, self.axes.values()))
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Sides of a chunk along all dimensions: one loop point has several chunks."""
+        return (self.sides[0], *(1 for _ in self.loop), *self.sides[1:])
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        labels = {name: coordinate(values) for name, values in self.loop.items()}
+        return {"seed": np.arange(self.seeds), **labels, **self.axes}
+
+    @property
+    def points(self) -> list[Point]:
+        """Where each loop point is along the loop axes."""
+        return list(it.product(*map(range, self._loop_shape)))
+
+    @property
+    def count(self) -> int:
+        """The number of chunks."""
+        return math.prod(self._counts)
+
+    def fixed(self, point: Point) -> dict[str, Any]:
+        """The values of the loop axes at a loop point."""
+        pairs = zip(self.loop.items(), point, strict=True)
+        return {name: list(values.values())[k] for (name, values), k in pairs}
+
+    def label(self, point: Point) -> str:
+        """A loop point in words."""
+        pairs = zip(self.loop.items(), point, strict=True)
+        words = [f"{name}={list(values)[k]}" for (name, values), k in pairs]
+        return ", ".join(words) or "all points"
+
+    def point(self, chunk: int) -> Point:
+        """The loop point of a chunk."""
+        return self._place(chunk)[: len(self.loop)]
+
+    def region(self, chunk: int) -> tuple[slice, ...]:
+        """Where a chunk is, along all dimensions."""
+        loops = tuple(slice(k, k + 1) for k in self.point(chunk))
+        seeds, *axes = self._spans(chunk)
+        return (seeds, *loops, *axes)
+
+    def members(self, chunk: int) -> list[np.ndarray]:
+        """For each member, its seed and where it is along each axis."""
+        indices = [
+            np.minimum(np.arange(span.start, span.start + side), span.stop - 1)
+            for span, side in zip(self._spans(chunk), self.sides, strict=True)
+        ]
+        return [grid.ravel() for grid in np.meshgrid(*indices, indexing="ij")]
+
+    def inside(self, chunk: int, values: np.ndarray) -> np.ndarray:
+        """Values over the members of a chunk, along all dimensions and without repeats."""
+        here = tuple(slice(part.stop - part.start) for part in self.region(chunk))
+        return values.reshape(*self.chunk_shape, *values.shape[1:])[here]
+
+    def describe(self, chunk: int) -> str:
+        """A chunk in words: its number, and its first and last values."""
+        ends = [f"chunk {chunk}:"]
+        for (name, values), span in zip(
+            self.coords.items(), self.region(chunk), strict=True
+        ):
+            first, last = values[span][0], values[span][-1]
+            ends.append(f"{name}={first}" + (f"...{last}" if last != first else ""))
+        return " ".join(ends)
+
+    @property
+    def _loop_shape(self):
+        return tuple(map(len, self.loop.values()))
+
+    @property
+    def _counts(self):
+        """Numbers of chunks along the loop axes, the seeds and the axes."""
+        lengths = (self.seeds, *map(len, self.axes.values()))
+        cuts = zip(lengths, self.sides, strict=True)
+        return (*self._loop_shape, *(math.ceil(length / side) for length, side in cuts))
+
+    def _place(self, chunk):
+        return tuple(map(int, np.unravel_index(chunk, self._counts)))
+
+    def _spans(self, chunk):
+        """Where a chunk is along the seeds and the axes."""
+        lengths = (self.seeds, *map(len, self.axes.values()))
+        place = self._place(chunk)[len(self.loop) :]
+        return [
+            slice(k * side, min((k + 1) * side, length))
+            for k, side, length in zip(place, self.sides, lengths, strict=True)
+        ]
+
+
+def coordinate(labels: Mapping[Any, Any]) -> np.ndarray:
+    """Labels as a coordinate; text of any length, as zarr stores it."""
+    values = list(labels)
+    text = isinstance(values[0], str)
+    return np.array(values, np.dtypes.StringDType()) if text else np.array(values)

@@ -1,0 +1,158 @@
+"""A run as a program: traced once for each loop point, compiled for whole chunks."""
+
+import dataclasses
+import functools as ft
+import operator as op
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray
+
+from ..dynamics import Trajectory
+from . import jaxprs
+from .grid import Grid, Point
+
+OWN = ("time", "steps", "status", "remaining")
+# Whatever a chunk costs, it must not depend on the machine: results do, in rounding.
+BUDGET, MOST_MEMBERS = 2**28, 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """All that a process needs to compute a chunk.
+
+    Attributes:
+        run: What to run.
+        grid: For which members.
+        keys: The data of the keys of the seeds.
+        impl: The kind of those keys, if they have one.
+    """
+
+    run: Callable[..., Any]
+    grid: Grid
+    keys: np.ndarray
+    impl: str | None
+
+    @property
+    def arguments(self) -> list[np.ndarray]:
+        """What members choose from: keys, and the values of each axis."""
+        arrays = [self.keys, *self.grid.axes.values()]
+        canonical = jax.dtypes.canonicalize_dtype
+        return [a.astype(canonical(a.dtype), copy=False) for a in arrays]
+
+    def key(self, data: Array) -> PRNGKeyArray:
+        """The key that some data stand for."""
+        return data if self.impl is None else jr.wrap_key_data(data, impl=self.impl)
+
+
+class Program:
+    """A run at one loop point, traced once.
+
+    Attributes:
+        shapes: The shape and type of each variable, for one member.
+        records: Whether variables have records.
+    """
+
+    def __init__(self, work: Work, point: Point):
+        grid = work.grid
+        fixed = grid.fixed(point)
+
+        def call(key, *values):
+            vary = dict(zip(grid.axes, values, strict=True))
+            return _variables(work.run(key, **fixed, **vary), grid.dims)
+
+        data, *values = (jnp.asarray(argument[0]) for argument in work.arguments)
+        self._traced, shapes = jax.make_jaxpr(call, return_shape=True)(
+            work.key(data), *values
+        )
+        self._work = work
+        self.shapes = shapes
+        self.records = "time" in self.shapes
+        self._compiled = {}
+
+    @ft.cached_property
+    def fingerprint(self) -> str:
+        return jaxprs.fingerprint(self._traced)
+
+    @property
+    def most_members(self) -> int:
+        """How many members are estimated to fit into the memory of a chunk."""
+        # Of a batch: what it does one member after the other it needs only once.
+        each = jaxprs.peak_bytes(jax.make_jaxpr(self._batch)(*self._stacks(64))) / 64
+        return max(1, min(MOST_MEMBERS, int(BUDGET / each)))
+
+    def _batch(self, *arguments):
+        member = jaxpr_as_fun(self._traced)
+        one = lambda data, *values: member(self._work.key(data), *values)
+        return jax.vmap(one)(*arguments)
+
+    def _stacks(self, *sizes, **options) -> list[jax.ShapeDtypeStruct]:
+        shapes = ((*sizes, *a.shape[1:]) for a in self._work.arguments)
+        pairs = zip(shapes, self._work.arguments, strict=True)
+        return [jax.ShapeDtypeStruct(shape, a.dtype, **options) for shape, a in pairs]
+
+    def compile(self, size: int) -> Callable[..., list[jax.Array]]:
+        """The program of `size` members on each local device of this process."""
+        if size not in self._compiled:
+            self._compiled[size] = self._lower(size).compile()
+        return self._compiled[size]
+
+    def _lower(self, size):
+        devices = jax.local_devices()
+        every = NamedSharding(Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk"))
+
+        def chunk(*arguments):
+            alone = self._batch(*(argument[0] for argument in arguments))
+            return [value[None] for value in alone]
+
+        # All that a device does is its own chunk, so that no result knows of the others.
+        mapped = jax.shard_map(
+            chunk,
+            mesh=every.mesh,
+            in_specs=every.spec,
+            out_specs=every.spec,
+            check_vma=False,
+        )
+        whole = self._stacks(len(devices), size, sharding=every)
+        return jax.jit(mapped).trace(*whole).lower()
+
+    def start(self, members: Sequence[Sequence[np.ndarray]]) -> dict[str, jax.Array]:
+        """Start chunks, at most one on each local device.
+
+        Args:
+            members: For each chunk, the index of each of its members into each argument.
+
+        Returns:
+            The variables, over the devices and the members of a chunk.
+        """
+        idle = len(jax.local_devices()) - len(members)
+        members = [*members, *[members[-1]] * idle]
+        indices = map(np.stack, zip(*members, strict=True))
+        chosen = map(op.getitem, self._work.arguments, indices)
+        compiled = self.compile(len(members[0][0]))
+        return dict(zip(self.shapes, compiled(*chosen), strict=True))
+
+
+def _variables(result, taken) -> dict[str, jax.Array]:
+    """What a run returned, by the names of variables."""
+    if isinstance(result, Trajectory):
+        own = {name: getattr(result, name) for name in OWN}
+        named = result.observed
+    elif isinstance(result, Mapping):
+        own, named = {}, dict(result)
+    else:
+        raise ValueError(
+            "`sweep(run=...)` must return a `Trajectory` or a mapping from names to "
+            f"arrays, but returned {type(result).__name__}."
+        )
+    if clash := sorted({*taken, "seed", "record", *OWN} & {*named}):
+        raise ValueError(f"`sweep` names {clash} itself. Rename that observable.")
+    leaves = jax.tree.leaves_with_path(named)
+    path = ft.partial(jax.tree_util.keystr, simple=True, separator=".")
+    return own | {path(keys): jnp.asarray(leaf) for keys, leaf in leaves}
