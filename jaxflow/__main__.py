@@ -25,7 +25,7 @@ def main():
     except KeyboardInterrupt:
         print("jaxflow: interrupted; the same command goes on from here", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(130)  # What computes cannot be stopped, and what is done is safe.
+        os._exit(130)  # What computes cannot be stopped; what is done is safe.
 
 
 def _app():

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..dynamics import Status
 from .grid import Grid, Point
-from .programs import Program
+from .programs import Program, devices, threads
 from .sinks import Sink
 
 
@@ -38,6 +38,7 @@ def compute(
     """
     running, free = None, time.perf_counter()
     groups = _groups(grid, sink, range(grid.count) if chunks is None else chunks)
+    overlap = threads() > 2 * len(devices())
     for group in it.chain(groups, [None]):
         begun = None
         if group is not None:
@@ -45,7 +46,9 @@ def compute(
             runs.compile(math.prod(grid.sides))
             started = time.perf_counter()
             with _named(grid, group):
-                begun = group, started, runs.start([grid.members(k) for k in group])
+                values = runs.start([grid.members(k) for k in group])
+                values = values if overlap else jax.block_until_ready(values)
+            begun = group, started, values
         # The devices are busy with this group while the one before is written.
         if running is not None:
             group, started, values = running
@@ -74,10 +77,9 @@ def _named(grid, group):
 
 def _groups(grid, sink, chunks):
     """Chunks to run together: of one loop point, one for each device, none that is done."""
-    devices = jax.local_device_count()
     for _, together in it.groupby(chunks, grid.point):
         left = (chunk for chunk in together if not sink.done[chunk])
-        while group := list(it.islice(left, devices)):
+        while group := list(it.islice(left, len(devices()))):
             yield group
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .chunks import compute as compute_here, diverged
 from .grid import Point
-from .programs import Program, Work
+from .programs import Program, Work, devices
 from .sinks import Sink, Variable, open_sink
 from .specification import CODE, SETTINGS, check_same, machine, stored
 from .store import holds_sweep
@@ -73,7 +73,7 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
         _work, name, held, settings, chunks, pure=False, retries=2
     )
     left = [chunk for chunk in range(grid.count) if not done[chunk]]
-    size = max(client.run(jax.local_device_count, on_error="ignore").values(), default=1)
+    size = max(client.run(_devices, on_error="ignore").values(), default=1)
     running = {submit(chunks): chunks for chunks in _groups(left, grid.point, size)}
     suspects, lost = [], []
     try:
@@ -101,6 +101,10 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
             f"all others are in {job.path}: {'; '.join(map(grid.describe, lost))}. Give "
             "the workers more memory, or try one point alone."
         )
+
+
+def _devices():
+    return len(devices())
 
 
 def _groups(chunks, point, size) -> Iterator[list[int]]:

@@ -389,7 +389,7 @@ def _observables() -> dict[str, Any]:
 
 def _ends(loss, network):
     """Both ends of the Hessian's spectrum, in one search."""
-    lowest, sharpness = jf.spectrum(loss, network, largest=1, smallest=1).values
+    sharpness, lowest = jf.spectrum(loss, network, largest=1, smallest=1).values
     return {"lowest": lowest, "sharpness": sharpness}
 
 
@@ -454,7 +454,8 @@ def _join(runs: "list[xr.Dataset]") -> "xr.Dataset":
     import xarray as xr
 
     both = xr.concat(runs, "step_size", join="outer", data_vars="all")
-    return both.assign(status=both.status.fillna(-1).astype("int32"))
+    whole = {name: both[name].fillna(-1).astype("int32") for name in ("status", "steps")}
+    return both.assign(whole)
 
 
 def _limit_options() -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools as ft
+import math
 import operator as op
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +22,26 @@ from .grid import Grid, Point
 
 OWN = ("time", "steps", "status", "remaining")
 # Whatever a chunk costs, it must not depend on the machine: results do, in rounding.
-BUDGET, MOST_MEMBERS = 2**28, 1024
+BUDGET, MOST_MEMBERS, FEW_MEMBERS = 2**28, 256, 32
+
+
+def threads() -> float:
+    """How many threads XLA has for the programs of CPU devices."""
+    if jax.default_backend() != "cpu":
+        return math.inf
+    alone = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else alone
+    return int(os.environ.get("NPROC", cores))
+
+
+def devices() -> list[jax.Device]:
+    """The devices that chunks are computed on, which may be fewer than there are.
+
+    Programs that run at the same time on CPU devices take a thread each, and wait for
+    others: with no thread left they would do so forever.
+    """
+    local = jax.local_devices()
+    return local[: max(1, int(min(len(local), (threads() - 1) // 2)))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +106,9 @@ class Program:
         """How many members are estimated to fit into the memory of a chunk."""
         # Of a batch: what it does one member after the other it needs only once.
         each = jaxprs.peak_bytes(jax.make_jaxpr(self._batch)(*self._stacks(64))) / 64
-        return max(1, min(MOST_MEMBERS, int(BUDGET / each)))
+        # Small sweeps have several chunks too, for several devices.
+        share = math.ceil(math.prod(self._work.grid.sides) / 8)
+        return max(1, min(MOST_MEMBERS, max(FEW_MEMBERS, share), int(BUDGET / each)))
 
     def _batch(self, *arguments):
         member = jaxpr_as_fun(self._traced)
@@ -104,8 +127,8 @@ class Program:
         return self._compiled[size]
 
     def _lower(self, size):
-        devices = jax.local_devices()
-        every = NamedSharding(Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk"))
+        mesh = Mesh(np.array(devices()), ("chunk",))
+        every = NamedSharding(mesh, PartitionSpec("chunk"))
 
         def chunk(*arguments):
             alone = self._batch(*(argument[0] for argument in arguments))
@@ -114,12 +137,12 @@ class Program:
         # All that a device does is its own chunk, so that no result knows of the others.
         mapped = jax.shard_map(
             chunk,
-            mesh=every.mesh,
+            mesh=mesh,
             in_specs=every.spec,
             out_specs=every.spec,
             check_vma=False,
         )
-        whole = self._stacks(len(devices), size, sharding=every)
+        whole = self._stacks(mesh.size, size, sharding=every)
         return jax.jit(mapped).trace(*whole).lower()
 
     def start(self, members: Sequence[Sequence[np.ndarray]]) -> dict[str, jax.Array]:
@@ -131,7 +154,7 @@ class Program:
         Returns:
             The variables, over the devices and the members of a chunk.
         """
-        idle = len(jax.local_devices()) - len(members)
+        idle = len(devices()) - len(members)
         members = [*members, *[members[-1]] * idle]
         indices = map(np.stack, zip(*members, strict=True))
         chosen = map(op.getitem, self._work.arguments, indices)

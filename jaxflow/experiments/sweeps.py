@@ -43,14 +43,15 @@ def sweep(
     member that fails is marked in `status` and leaves the others alone; pass
     `throw=False` to `gradient_flow`.
 
-    The members are computed in chunks, one on each local device at a time (`jax.config`'s
-    `jax_num_cpu_devices` makes a device of every core). With a `path` each chunk is stored
-    as soon as it is done, and `load` reads what is there. Should the process be killed,
-    the disk be full or a worker be lost, then the same call goes on from there; results
-    are the same, bit for bit, however often that happens and however many devices or
-    workers there are. Several processes may make the same call at the same time. A path is
-    of one sweep: it is refused if anything that matters for the results has changed, such
-    as the data, the code of `run` or the version of JAX.
+    The members are computed in chunks, one on each local device at a time. On a CPU every
+    core becomes a device with the environment `JAX_NUM_CPU_DEVICES=cores` and, because
+    XLA needs threads for them, `NPROC=4*cores`, before JAX starts. With a `path` each
+    chunk is stored as soon as it is done, and `load` reads what is there. Should the
+    process be killed, the disk be full or a worker be lost, then the same call goes on
+    from there; results are the same, bit for bit, however often that happens and however
+    many devices or workers there are. Several processes may make the same call at the same
+    time. A path is of one sweep: it is refused if anything that matters for the results
+    has changed, such as the data, the code of `run` or the version of JAX.
 
     Args:
         run: A function of a key and of the axes by name, made of JAX operations. It returns
@@ -62,8 +63,8 @@ def sweep(
             They reach `run` as they are, and compile once for each: a sequence of numbers
             or text; or a mapping from such labels to any objects.
         chunk: Members that are computed together, at most. Results depend on it in their
-            last digits. Defaults to what is estimated to fit into 256 MiB, up to 1024. A
-            store that is there keeps its own.
+            last digits. Defaults to what is estimated to fit into 256 MiB, up to 256 and an
+            eighth of a small grid. A store that is there keeps its own.
         path: A directory for a zarr store. Without one, results are in memory.
         client: A `distributed.Client`, whose workers then compute and write the chunks.
             Needs a `path` that they all see, and `pip install 'jaxflow[dask]'`.
