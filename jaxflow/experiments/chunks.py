@@ -12,7 +12,7 @@ import numpy as np
 
 from ..dynamics import Status
 from .grid import Grid, Point
-from .programs import Program
+from .programs import Program, devices
 from .sinks import Sink
 
 
@@ -74,10 +74,10 @@ def _named(grid, group):
 
 def _groups(grid, sink, chunks):
     """Chunks to run together: of one loop point, one for each device, none that is done."""
-    devices = jax.local_device_count()
+    count = len(devices())
     for _, together in it.groupby(chunks, grid.point):
         left = (chunk for chunk in together if not sink.done[chunk])
-        while group := list(it.islice(left, devices)):
+        while group := list(it.islice(left, count)):
             yield group
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .chunks import compute as compute_here, diverged
 from .grid import Point
-from .programs import Program, Work
+from .programs import Program, Work, devices
 from .sinks import Sink, Variable, open_sink
 from .specification import CODE, SETTINGS, check_same, machine, stored
 from .store import holds_sweep
@@ -73,7 +73,8 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
         _work, name, held, settings, chunks, pure=False, retries=2
     )
     left = [chunk for chunk in range(grid.count) if not done[chunk]]
-    size = max(client.run(jax.local_device_count, on_error="ignore").values(), default=1)
+    sizes = client.run(lambda: len(devices()), on_error="ignore").values()
+    size = max(sizes, default=1)
     running = {submit(chunks): chunks for chunks in _groups(left, grid.point, size)}
     suspects, lost = [], []
     try:

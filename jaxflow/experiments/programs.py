@@ -3,6 +3,7 @@
 import dataclasses
 import functools as ft
 import operator as op
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,17 @@ from .grid import Grid, Point
 OWN = ("time", "steps", "status", "remaining")
 # Whatever a chunk costs, it must not depend on the machine: results do, in rounding.
 BUDGET, MOST_MEMBERS = 2**28, 1024
+
+
+def devices() -> list[Any]:
+    """The devices of this process that chunks run on."""
+    found = jax.local_devices()
+    if found[0].platform != "cpu":
+        return found
+    # XLA (jaxlib 0.10.2) runs parts of a batched `eigh` in a pool of this many threads, and
+    # waits for ever if there are as many devices.
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    return found[: max(1, threads - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +116,8 @@ class Program:
         return self._compiled[size]
 
     def _lower(self, size):
-        devices = jax.local_devices()
-        every = NamedSharding(Mesh(np.array(devices), ("chunk",)), PartitionSpec("chunk"))
+        mesh = Mesh(np.array(devices()), ("chunk",))
+        every = NamedSharding(mesh, PartitionSpec("chunk"))
 
         def chunk(*arguments):
             alone = self._batch(*(argument[0] for argument in arguments))
@@ -114,12 +126,12 @@ class Program:
         # All that a device does is its own chunk, so that no result knows of the others.
         mapped = jax.shard_map(
             chunk,
-            mesh=every.mesh,
+            mesh=mesh,
             in_specs=every.spec,
             out_specs=every.spec,
             check_vma=False,
         )
-        whole = self._stacks(len(devices), size, sharding=every)
+        whole = self._stacks(mesh.size, size, sharding=every)
         return jax.jit(mapped).trace(*whole).lower()
 
     def start(self, members: Sequence[Sequence[np.ndarray]]) -> dict[str, jax.Array]:
@@ -131,7 +143,7 @@ class Program:
         Returns:
             The variables, over the devices and the members of a chunk.
         """
-        idle = len(jax.local_devices()) - len(members)
+        idle = len(devices()) - len(members)
         members = [*members, *[members[-1]] * idle]
         indices = map(np.stack, zip(*members, strict=True))
         chosen = map(op.getitem, self._work.arguments, indices)

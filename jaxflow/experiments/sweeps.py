@@ -43,8 +43,9 @@ def sweep(
     member that fails is marked in `status` and leaves the others alone; pass
     `throw=False` to `gradient_flow`.
 
-    The members are computed in chunks, one on each local device at a time (`jax.config`'s
-    `jax_num_cpu_devices` makes a device of every core). With a `path` each chunk is stored
+    The members are computed in chunks, one on each local device at a time (on a CPU
+    the environment variable `JAX_NUM_CPU_DEVICES` makes several; fewer are used than there
+    are cores, or than `NPROC` says). With a `path` each chunk is stored
     as soon as it is done, and `load` reads what is there. Should the process be killed,
     the disk be full or a worker be lost, then the same call goes on from there; results
     are the same, bit for bit, however often that happens and however many devices or
