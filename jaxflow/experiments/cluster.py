@@ -73,7 +73,8 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
         _work, name, held, settings, chunks, pure=False, retries=2
     )
     left = [chunk for chunk in range(grid.count) if not done[chunk]]
-    size = max(client.run(_devices, on_error="ignore").values(), default=1)
+    sizes = client.run(lambda: len(devices()), on_error="ignore").values()
+    size = max(sizes, default=1)
     running = {submit(chunks): chunks for chunks in _groups(left, grid.point, size)}
     suspects, lost = [], []
     try:
@@ -101,10 +102,6 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
             f"all others are in {job.path}: {'; '.join(map(grid.describe, lost))}. Give "
             "the workers more memory, or try one point alone."
         )
-
-
-def _devices():
-    return len(devices())
 
 
 def _groups(chunks, point, size) -> Iterator[list[int]]:

@@ -37,8 +37,9 @@ def threads() -> float:
 def devices() -> list[jax.Device]:
     """The devices that chunks are computed on, which may be fewer than there are.
 
-    Programs that run at the same time on CPU devices take a thread each, and wait for
-    others: with no thread left they would do so forever.
+    XLA (0.10) runs parts of a batched `eigh` in a pool of so many threads, of which every
+    program that runs takes one: with none left all would wait forever. Two programs are
+    under way on each device.
     """
     local = jax.local_devices()
     return local[: max(1, int(min(len(local), (threads() - 1) // 2)))]
