@@ -170,8 +170,8 @@ def _begin(part: Path, request: dict[str, Any], overwrite: bool):
         names = [name for name in request if asked.get(name) != request[name]]
         told = ", ".join(f"{name} was {asked.get(name)}" for name in names)
         raise ValueError(
-            f"{part} holds an interrupted run of another request ({told}). Repeat that one, "
-            "start afresh with `--overwrite`, or choose another `--out`."
+            f"{part} holds an interrupted run of another request ({told}). Repeat that "
+            "one, start afresh with `--overwrite`, or choose another `--out`."
         )
 
 
@@ -180,7 +180,7 @@ def _set_up(settings: _Settings) -> Any:
     if "jax" not in sys.modules:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         # Programs on several devices at once need more threads than devices.
-        os.environ.setdefault("NPROC", str(4 * cores))
+        os.environ.setdefault("NPROC", str(2 * cores + 2))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
         caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))

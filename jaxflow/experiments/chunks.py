@@ -3,6 +3,7 @@
 import contextlib
 import itertools as it
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..dynamics import Status
 from .grid import Grid, Point
-from .programs import Program, devices, threads
+from .programs import Program, devices
 from .sinks import Sink
 
 
@@ -36,31 +37,22 @@ def compute(
     Raises:
         RuntimeError: If a member fails while it runs.
     """
-    running, free = None, time.perf_counter()
-    groups = _groups(grid, sink, range(grid.count) if chunks is None else chunks)
-    overlap = threads() > 2 * len(devices())
-    for group in it.chain(groups, [None]):
-        begun = None
-        if group is not None:
-            runs = program(grid.point(group[0]))
-            runs.compile(math.prod(grid.sides))
+    for group in _groups(grid, sink, range(grid.count) if chunks is None else chunks):
+        runs = program(grid.point(group[0]))
+        runs.compile(math.prod(grid.sides))
+        with _devices_are_ours, _named(grid, group):
             started = time.perf_counter()
-            with _named(grid, group):
-                values = runs.start([grid.members(k) for k in group])
-                values = values if overlap else jax.block_until_ready(values)
-            begun = group, started, values
-        # The devices are busy with this group while the one before is written.
-        if running is not None:
-            group, started, values = running
-            with _named(grid, group):
-                values = {name: np.asarray(value) for name, value in values.items()}
-            now = time.perf_counter()
-            seconds, free = now - max(started, free), now
-            for k, chunk in enumerate(group):
-                part = {name: value[k] for name, value in values.items()}
-                sink.write(grid, chunk, part, seconds)
-                yield chunk, diverged(sink, grid.region(chunk))
-        running = begun
+            values = jax.block_until_ready(runs.start([grid.members(k) for k in group]))
+        seconds = time.perf_counter() - started
+        values = {name: np.asarray(value) for name, value in values.items()}
+        for k, chunk in enumerate(group):
+            part = {name: value[k] for name, value in values.items()}
+            sink.write(grid, chunk, part, seconds)
+            yield chunk, diverged(sink, grid.region(chunk))
+
+
+# Sweeps in several threads compile and write at the same time, but take turns to compute.
+_devices_are_ours = threading.Lock()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ the gradient flow from the same starts stands beside each descent, and the exact
 sharpness of a minimiser beside the paper's bounds.
 """
 
+import concurrent.futures
 import functools as ft
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,10 +68,27 @@ def run(
         raise ValueError(f"`seeds` must be positive, but is {seeds}.")
     sweep = _sweep if sweep is None else sweep
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep)
-    branches = {}
-    for name in dict.fromkeys(names):
-        progress(PARTS[name])
-        branches[name] = globals()[f"_{name}"](plan)
+    parts = {
+        "gelu": _gelu,
+        "gaussian": _gaussian,
+        "residual": _residual,
+        "depth": _depth,
+        "underdetermined": _underdetermined,
+        "series": _series,
+    }
+
+    def part(name):
+        runs = parts[name](plan)
+        progress(f"done: {PARTS[name]}")
+        return runs
+
+    # Compiling takes most of the time, and one core; so two parts at once, longest first.
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    try:
+        found = {name: pool.submit(part, name) for name in parts if name in names}
+        branches = {name: found[name].result() for name in PARTS if name in names}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return xr.DataTree.from_dict(branches)
 
 
@@ -346,6 +364,7 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
 
 def _series(plan: _Plan) -> "xr.Dataset":
     """Both kinds of starts, at one scale, recorded all the way."""
+    import diffrax as dfx
     import numpy as np
     import xarray as xr
 
@@ -364,7 +383,7 @@ def _series(plan: _Plan) -> "xr.Dataset":
 
         def flow(key, problem=problem, draw=draw):
             times = max(step_sizes) * np.arange(0, steps + 1, every)
-            options = {"observe": _observables(), **_limit_options()}
+            options = {"observe": _observables(), "solver": dfx.Tsit5(), **_flow_options()}
             return jf.gradient_flow(problem, draw(key), times, **options)
 
         axes = {"step_size": step_sizes}
@@ -439,9 +458,11 @@ def _with_limit(
 ) -> "xr.Dataset":
     """The same starts followed by the flow until it arrives, as step size 0; and theory."""
     observe = _observables() | (also or {})
+    # The default solver would find that it needs this one, and compile both.
+    stiff = jf.ExponentialRosenbrock(tolerance=1e-12)
 
     def flow(key, scale):
-        options = {"observe": observe, **_limit_options()}
+        options = {"observe": observe, "solver": stiff, **_flow_options()}
         return jf.gradient_flow(problem, start(key, scale), (0, float("inf")), **options)
 
     axes = {"scale": runs.scale.to_numpy()}
@@ -458,7 +479,7 @@ def _join(runs: "list[xr.Dataset]") -> "xr.Dataset":
     return both.assign(whole)
 
 
-def _limit_options() -> dict[str, Any]:
+def _flow_options() -> dict[str, Any]:
     import diffrax as dfx
 
     # Nothing here needs reverse derivatives, and forward ones compile sooner.

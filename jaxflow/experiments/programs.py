@@ -25,24 +25,19 @@ OWN = ("time", "steps", "status", "remaining")
 BUDGET, MOST_MEMBERS, FEW_MEMBERS = 2**28, 256, 32
 
 
-def threads() -> float:
-    """How many threads XLA has for the programs of CPU devices."""
-    if jax.default_backend() != "cpu":
-        return math.inf
-    alone = os.cpu_count() or 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else alone
-    return int(os.environ.get("NPROC", cores))
-
-
-def devices() -> list[jax.Device]:
+def devices() -> list[Any]:
     """The devices that chunks are computed on, which may be fewer than there are.
 
-    XLA (0.10) runs parts of a batched `eigh` in a pool of so many threads, of which every
-    program that runs takes one: with none left all would wait forever. Two programs are
-    under way on each device.
+    XLA (0.10) runs parts of a batched `eigh` on a pool of threads, of which every program
+    on a CPU device takes one: with none left all would wait forever.
     """
     local = jax.local_devices()
-    return local[: max(1, int(min(len(local), (threads() - 1) // 2)))]
+    if local[0].platform != "cpu":
+        return local
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threads = int(os.environ.get("NPROC", cores))
+    return local[: max(1, threads - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
