@@ -179,8 +179,8 @@ def _set_up(settings: _Settings) -> Any:
     """Every core as a device, programs kept for the next time; the cluster, if any."""
     if "jax" not in sys.modules:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        # Programs on several devices at once need more threads than devices.
-        os.environ.setdefault("NPROC", str(2 * cores + 2))
+        # With one thread more than devices: fewer may wait forever, and more are slower.
+        os.environ.setdefault("NPROC", str(cores + 1))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
         caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))

@@ -31,9 +31,15 @@ Weights = tuple[Float[Array, "_ _ lanes"], ...]
 
 _back = apart(lambda b, w: total(b[:, i, None] * w[None, i] for i in range(len(w))))
 _forth = apart(lambda h, w: total(h[:, None, j] * w[None, :, j] for j in range(w.shape[1])))
-_covary = apart(
+_multiply = apart(
     lambda error, s: total(error[:, i, None] * s[None, i] for i in range(len(s)))
 )
+
+
+def _covary(error, s):
+    """In pieces: XLA would share more work than this among threads, and wait for them."""
+    pieces = [_multiply(error, s[:, j : j + 8]) for j in range(0, s.shape[1], 8)]
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
 
 
 @apart

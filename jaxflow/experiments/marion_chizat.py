@@ -123,6 +123,7 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
 
 
 def _rows(name, runs):
+    from .plot import gap_regression
     from .sweeps import usable
 
     for step_size in runs.step_size.to_numpy():
@@ -179,23 +180,6 @@ def _share(some, of) -> str:
     some, of = int(some.sum()), int(of.sum())
     found = binomtest(some, of).proportion_ci(method="wilson")
     return f"{some / of:.0%} ({found.low:.0%}-{found.high:.0%})"
-
-
-def gap_regression(runs: "xr.Dataset") -> Any:
-    """The least-squares line of log generalisation gap on log sharpness, at the ends.
-
-    Of usable runs with a positive gap; the p-value is that of a slope this large if there
-    were none.
-    """
-    import numpy as np
-    from scipy.stats import linregress
-
-    from .sweeps import usable
-
-    ends = usable(runs).isel(record=-1)
-    x, y = ends.sharpness.to_numpy().ravel(), ends.generalisation_gap.to_numpy().ravel()
-    ok = (x > 0) & (y > 0)
-    return linregress(np.log10(x[ok]), np.log10(y[ok]), alternative="greater")
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":

@@ -1,9 +1,11 @@
 """Figures: a labelled dataset in, drawn axes out. No computing, no global style."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from scipy.stats import binomtest
+from scipy.stats import binomtest, linregress
 
 from ..dynamics import Status
 from .sweeps import usable
@@ -112,10 +114,20 @@ def _against_step_size(runs, name, ax):
     ax.set(xscale="log", xlabel="step size")
 
 
+def gap_regression(runs: "xr.Dataset") -> Any:
+    """The least-squares line of log generalisation gap on log sharpness, at the ends.
+
+    Of usable runs with a positive gap; the p-value is that of a slope this large if there
+    were none.
+    """
+    ends = usable(runs).isel(record=-1)
+    x, y = ends.sharpness.to_numpy().ravel(), ends.generalisation_gap.to_numpy().ravel()
+    ok = (x > 0) & (y > 0)
+    return linregress(np.log10(x[ok]), np.log10(y[ok]), alternative="greater")
+
+
 def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
     """Test loss above training loss against sharpness at the end, with lines of a fit."""
-    from .marion_chizat import gap_regression
-
     for k, step_size, some in _by_step_size(runs.isel(record=-1)):
         x, y = some.sharpness.to_numpy().ravel(), some.generalisation_gap.to_numpy().ravel()
         ok = (x > 0) & (y > 0)

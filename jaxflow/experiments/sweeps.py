@@ -45,7 +45,7 @@ def sweep(
 
     The members are computed in chunks, one on each local device at a time. On a CPU every
     core becomes a device with the environment `JAX_NUM_CPU_DEVICES=cores` and, because
-    XLA needs threads for them, `NPROC=2*cores`, before JAX starts. With a `path` each
+    XLA needs threads for them, `NPROC=cores+1`, before JAX starts. With a `path` each
     chunk is stored as soon as it is done, and `load` reads what is there. Should the
     process be killed, the disk be full or a worker be lost, then the same call goes on
     from there; results are the same, bit for bit, however often that happens and however

@@ -1,0 +1,141 @@
+"""The experiments of Marion & Chizat: their numbers, from independent runs of them."""
+
+import json
+from pathlib import Path
+
+import jax.random as jr
+import numpy as np
+import pytest
+from scipy.stats import fisher_exact
+
+import jaxflow as jf
+from jaxflow.experiments import marion_chizat, plot
+from jaxflow.experiments.data import paper_data, paper_readout
+from jaxflow.experiments.marion_chizat import PARTS, _descents, _Plan, _problem, _sweep
+
+# Of an independent implementation in numpy: 20 runs a point (10 at the least step size).
+FIGURES = Path(__file__).parents[1] / "data" / "marion_chizat_figures.json"
+PUBLISHED = json.loads(FIGURES.read_text())
+BUDGETS = {0.02: 10_000, 0.07: 4_000, 0.1: 4_000}
+STARTS = {
+    "gaussian": lambda key, s: jf.init.gaussian((*[5] * 10, 1), scale=s, key=key),
+    "residual": lambda key, s: jf.init.residual(5, 10, scale=s, key=key),
+}
+SCALES = {"gaussian": (0.25, 0.444444, 0.522222), "residual": (0.0, 0.566667, 1.133333)}
+
+
+@pytest.fixture(scope="module", params=STARTS)
+def compared(request):
+    """Runs at some points of the paper's grid, and what others found there."""
+    kind, plan = request.param, _Plan(jr.key(1), 40, False, _sweep)
+    problem, scales = _problem(readout=kind == "residual"), SCALES[request.param]
+    draw = STARTS[kind]
+    runs = _descents(plan, kind, problem, draw, np.array(scales), BUDGETS, seeds=40)
+    rows = [
+        row
+        for row in PUBLISHED
+        if row["start"] == kind and row["step_size"] in BUDGETS and row["scale"] in scales
+    ]
+    assert len(rows) == 9
+    places = [{"step_size": row["step_size"], "scale": row["scale"]} for row in rows]
+    return [
+        (runs.sel(place).isel(record=-1), row)
+        for place, row in zip(places, rows, strict=True)
+    ]
+
+
+def test_shares_that_diverge_are_those_of_others(compared):
+    for ends, row in compared:
+        bad = int(ends.excess.isnull().sum())
+        theirs = round(row["diverged"] * row["runs"])
+        table = [[bad, 40 - bad], [theirs, row["runs"] - theirs]]
+        assert fisher_exact(table).pvalue > 1e-3, row
+
+
+def test_sharpness_at_the_end_is_that_of_others(compared):
+    for ends, row in compared:
+        some = ends.sharpness.dropna("seed")
+        if row["sharpness"] is None or len(some) < 10:
+            continue
+        # Two means, of as many runs as survived; spreads are taken to be alike.
+        error = float(some.std()) * (1 / len(some) + 1 / (row["runs"] / 2)) ** 0.5
+        assert abs(float(some.mean()) - row["sharpness"]) < 4 * error + 0.02, row
+
+
+def test_no_end_is_sharper_than_descent_allows(compared):
+    for ends, row in compared:
+        converged = ends.sharpness.where(ends.status == jf.Status.CONVERGED)
+        assert not (converged > 2 / row["step_size"] * (1 + 1e-3)).any()
+
+
+def test_residual_runs_read_the_paper_s_readout():
+    readout, target = paper_readout(), jf.regression(*paper_data()[:2]).target[0]
+    assert np.linalg.norm(readout) == pytest.approx(1)
+    assert readout @ target == pytest.approx(-0.125, abs=5e-4)
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return marion_chizat.run(quick=True, seeds=2, progress=lambda _: None)
+
+
+def test_all_experiments_are_there(tree):
+    assert tuple(tree.children) == tuple(PARTS)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "residual", "underdetermined"])
+def test_every_step_size_sees_the_starts_that_the_flow_sees(tree, name):
+    starts = tree[name].sharpness.isel(record=0)
+    for step_size in starts.step_size:
+        np.testing.assert_allclose(
+            starts.sel(step_size=step_size), starts.sel(step_size=0), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "residual", "underdetermined"])
+def test_the_flow_arrives_above_the_least_sharpness(tree, name):
+    limits = tree[name].to_dataset().sel(step_size=0).isel(record=-1)
+    some = limits.where(limits.status == jf.Status.CONVERGED)
+    assert some.sharpness.count() >= some.sharpness.size // 2
+    assert (some.sharpness.min() >= tree[name].attrs["flattest_sharpness"] - 1e-6).all()
+
+
+def test_descents_are_read_at_the_paper_s_numbers_of_steps(tree):
+    times = tree["gaussian"].to_dataset().time.isel(record=-1)
+    survivors = times.where(np.isfinite(times))
+    wanted = {0.005: 20, 0.02: 20, 0.07: 28, 0.1: 40, 0.2: 40}  # A tenth of the paper's.
+    for step_size, time in wanted.items():
+        assert survivors.sel(step_size=step_size).max() == pytest.approx(time)
+
+
+def test_signs_of_curvature_are_kept(tree):
+    runs = tree["gelu"].to_dataset().isel(record=0)
+    assert (runs.lowest < 0).all()
+    assert (runs.sharpness > 0).all()
+
+
+def test_every_experiment_has_a_row_and_a_figure(tree):
+    table = marion_chizat.summary(tree)
+    assert set(table.experiment) == set(PARTS)
+    assert set(marion_chizat.figures(tree)) == set(PARTS)
+    assert "no minimiser is flatter than 18.6996" in marion_chizat.headline(tree)
+
+
+def test_the_slope_of_the_gap_is_tested_in_the_right_tail(tree):
+    runs = tree["underdetermined"].to_dataset().sel(step_size=[0.001])
+    ends = runs.isel(record=-1)
+    rising = runs.assign(generalisation_gap=runs.sharpness**0.42)
+    assert plot.gap_regression(rising).slope == pytest.approx(0.42)
+    assert plot.gap_regression(rising).pvalue < 1e-6
+    falling = runs.assign(generalisation_gap=1 / runs.sharpness)
+    assert plot.gap_regression(falling).pvalue > 0.99
+    assert ends.generalisation_gap.notnull().any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [({"only": ("depht",)}, "depht"), ({"seeds": 0}, "must be positive, but is 0")],
+)
+def test_other_requests_are_refused(arguments, fact):
+    with pytest.raises(ValueError, match=fact):
+        marion_chizat.run(**arguments)
