@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
@@ -123,15 +124,7 @@ def _run(
         started = time.perf_counter()
         clock = lambda: time.perf_counter() - started
         say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
-        client = _set_up(settings)
-
-        def sweep(name, *arguments, **options):
-            from .experiments.sweeps import sweep
-
-            say_more = lambda words: say(f"{name}: {words}")
-            options |= {"path": part / "sweeps" / name, "client": client}
-            return sweep(*arguments, progress=say_more, **options)
-
+        sweep = _sweeper(part / "sweeps", settings, say)
         tree = experiment.run(**arguments, sweep=sweep, progress=say).load()
         table = experiment.summary(tree)
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
@@ -175,25 +168,69 @@ def _begin(part: Path, request: dict[str, Any], overwrite: bool):
         )
 
 
-def _set_up(settings: _Settings) -> Any:
-    """Every core as a device, programs kept for the next time; the cluster, if any."""
+def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
+    """How experiments sweep: each sweep in a store, and in a process of its own.
+
+    On a CPU there is a process for every core, so that several sweeps compile and run at
+    once; other devices, or a cluster, take the chunks of one sweep after the other.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     if "jax" not in sys.modules:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        # With one thread more than devices: fewer may wait forever, and more are slower.
-        os.environ.setdefault("NPROC", str(cores + 1))
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
-        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))
     import jax
+    import numpy as np
+
+    from .experiments.store import load
+    from .experiments.sweeps import sweep
 
     jax.config.update("jax_enable_x64", settings.float64)
-    if settings.scheduler is None:
+    client = _client(settings.scheduler)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    alone = client is not None or jax.default_backend() != "cpu" or cores == 1
+
+    def call(name, run, **options):
+        options |= {"path": stores / name}
+        tell = lambda words: say(f"{name}: {words}")
+        if alone:
+            return sweep(run, client=client, progress=tell, **options)
+        # Keys have no pickled form.
+        key = options.pop("key")
+        data, kind = jax.random.key_data(key), str(jax.random.key_impl(key))
+        started = time.perf_counter()
+        pool = _workers(cores, settings.float64)
+        pool.submit(_sweep_in_worker, run, np.asarray(data), kind, options).result()
+        tell(f"done in {time.perf_counter() - started:.0f} s")
+        return load(stores / name)
+
+    return call
+
+
+def _workers(count: int, float64: bool):
+    """Processes that sweep, made once; each has one thread, which is fastest for one."""
+    from loky import get_reusable_executor
+
+    single = {"NPROC": "1", "JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_X64": str(int(float64))}
+    return get_reusable_executor(max_workers=count, env=single, timeout=600)
+
+
+def _sweep_in_worker(run, data, kind, options):
+    import jax
+
+    from .experiments.sweeps import sweep
+
+    sweep(run, key=jax.random.wrap_key_data(data, impl=kind), **options)
+
+
+def _client(scheduler: str | None) -> Any:
+    """The cluster of a scheduler, if there is one."""
+    if scheduler is None:
         return None
     try:
         from distributed import Client
     except ImportError:
         raise ValueError("`--scheduler` needs `pip install 'jaxflow[dask]'`.") from None
-    return Client(settings.scheduler)
+    return Client(scheduler)
 
 
 def _write(directory, tree, table, figures):

@@ -82,8 +82,8 @@ def run(
         progress(f"done: {PARTS[name]}")
         return runs
 
-    # Compiling takes most of the time, and one core; so two parts at once, longest first.
-    pool = concurrent.futures.ThreadPoolExecutor(2)
+    # Compiling takes most of the time, and one core; so all at once, longest first.
+    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
     try:
         found = {name: pool.submit(part, name) for name in parts if name in names}
         branches = {name: found[name].result() for name in PARTS if name in names}
@@ -333,16 +333,23 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
     problem = single(jf.MeanSquaredError(data.x, data.y))
     budgets = {0.005: 160_000, 0.02: 40_000, 0.07: 16_000}
 
-    def descent(key, step_size, scale):
-        weights = jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key).weights
-        steps, observe = plan.steps(budgets[step_size]), {"excess": jf.excess, "end": _ends}
-        options = {"step_size": step_size, "every": steps, "observe": observe}
-        start = jf.MLP(single(weights), jax.nn.gelu)
-        return jf.gradient_descent(problem, start, steps, **options)
+    def sweep(step_size):
+        steps = plan.steps(budgets[step_size])
 
-    axes = {"scale": plan.some(np.linspace(0.428, 0.7, 8))}
-    loop = {"step_size": tuple(budgets)}
-    runs = plan("gelu", descent, seeds=20, loop=loop, axes=axes, chunk=80)
+        def descent(key, scale):
+            weights = jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key).weights
+            start = jf.MLP(single(weights), jax.nn.gelu)
+            observe = {"excess": jf.excess, "end": _ends}
+            options = {"step_size": step_size, "every": steps, "observe": observe}
+            return jf.gradient_descent(problem, start, steps, **options)
+
+        axes = {"scale": plan.some(np.linspace(0.428, 0.7, 8))}
+        runs = plan(f"gelu-{step_size}", descent, seeds=20, axes=axes, chunk=80)
+        return runs.expand_dims(step_size=[step_size])
+
+    # Not a loop axis: numbers of steps differ, so these are best done at the same time.
+    with concurrent.futures.ThreadPoolExecutor(len(budgets)) as pool:
+        runs = _join(list(pool.map(sweep, budgets)))
     return runs.rename({"end.lowest": "lowest", "end.sharpness": "sharpness"})
 
 
