@@ -188,18 +188,18 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     alone = client is not None or jax.default_backend() != "cpu" or cores == 1
+    pool = None if alone else _workers(cores, settings.float64)
 
     def call(name, run, **options):
         options |= {"path": stores / name}
         tell = lambda words: say(f"{name}: {words}")
-        if alone:
+        if pool is None:
             return sweep(run, client=client, progress=tell, **options)
         # Keys have no pickled form.
         key = options.pop("key")
         data, kind = jax.random.key_data(key), str(jax.random.key_impl(key))
         started = time.perf_counter()
-        pool = _workers(cores, settings.float64)
-        pool.submit(_sweep_in_worker, run, np.asarray(data), kind, options).result()
+        pool.submit(_sweep_in_worker, name, run, np.asarray(data), kind, options).result()
         tell(f"done in {time.perf_counter() - started:.0f} s")
         return load(stores / name)
 
@@ -208,18 +208,24 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
 
 def _workers(count: int, float64: bool):
     """Processes that sweep, made once; each has one thread, which is fastest for one."""
+    import warnings
+
     from loky import get_reusable_executor
 
+    # Compiled programs take memory, of which a fresh process has none; that is all.
+    warnings.filterwarnings("ignore", message="A worker was restarted")
     single = {"NPROC": "1", "JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_X64": str(int(float64))}
     return get_reusable_executor(max_workers=count, env=single, timeout=600)
 
 
-def _sweep_in_worker(run, data, kind, options):
+def _sweep_in_worker(name, run, data, kind, options):
     import jax
 
     from .experiments.sweeps import sweep
 
-    sweep(run, key=jax.random.wrap_key_data(data, impl=kind), **options)
+    key = jax.random.wrap_key_data(data, impl=kind)
+    tell = lambda words: print(f"          {name}: {words}", flush=True)
+    sweep(run, key=key, progress=tell, **options)
 
 
 def _client(scheduler: str | None) -> Any:

@@ -266,8 +266,9 @@ def _gaussian(plan: _Plan) -> "xr.Dataset":
     start = lambda key, scale: jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key)
     scales = plan.some(np.linspace(0.25, 0.6, 10))
     budgets = {0.005: 40_000, 0.02: 10_000, 0.07: 4_000, 0.1: 4_000, 0.2: 2_000}
-    runs = _descents(plan, "gaussian", problem, start, scales, budgets, seeds=80)
-    return _with_limit(plan, "gaussian", problem, start, runs, 10)
+    place = plan, "gaussian", problem, start, scales
+    runs = _together(lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=80))
+    return _join(runs).assign_attrs(_theory(problem, 10))
 
 
 def _residual(plan: _Plan) -> "xr.Dataset":
@@ -277,8 +278,9 @@ def _residual(plan: _Plan) -> "xr.Dataset":
     start = lambda key, scale: jf.init.residual(5, 10, scale=scale, key=key)
     scales = plan.some(np.linspace(0, 1.7, 10))
     budgets = dict.fromkeys((0.005, 0.02, 0.07, 0.1, 0.2), 4_000)
-    runs = _descents(plan, "residual", problem, start, scales, budgets, seeds=20)
-    return _with_limit(plan, "residual", problem, start, runs, 10)
+    place = plan, "residual", problem, start, scales
+    runs = _together(lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=20))
+    return _join(runs).assign_attrs(_theory(problem, 10))
 
 
 def _depth(plan: _Plan) -> "xr.Dataset":
@@ -313,11 +315,14 @@ def _underdetermined(plan: _Plan) -> "xr.Dataset":
     gap = {"generalisation_gap": lambda loss, network: test(network) - loss(network)}
     start = lambda key, scale: jf.init.gaussian((*[20] * 5, 1), scale=scale, key=key)
     scales = plan.some(np.linspace(0.1, 0.36, 9))
-    descents = ft.partial(_descents, plan, problem=problem, start=start, scales=scales)
-    slow = descents("least-step", budgets={0.001: 40_000}, seeds=100, also=gap)
-    fast = descents("steps", budgets={0.004: 10_000, 0.01: 4_000}, seeds=20, also=gap)
-    runs = _join([slow, fast])
-    return _with_limit(plan, "underdetermined", problem, start, runs, 5, also=gap)
+    place = problem, start, scales
+    slow, fast = {0.001: 40_000}, {0.004: 10_000, 0.01: 4_000}
+    runs = _together(
+        lambda: _limit(plan, "underdetermined", *place, also=gap),
+        lambda: _descents(plan, "least-step", *place, slow, seeds=100, also=gap),
+        lambda: _descents(plan, "larger-steps", *place, fast, seeds=20, also=gap),
+    )
+    return _join(runs).assign_attrs(_theory(problem, 5))
 
 
 def _gelu(plan: _Plan) -> "xr.Dataset":
@@ -348,8 +353,7 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
         return runs.expand_dims(step_size=[step_size])
 
     # Not a loop axis: numbers of steps differ, so these are best done at the same time.
-    with concurrent.futures.ThreadPoolExecutor(len(budgets)) as pool:
-        runs = _join(list(pool.map(sweep, budgets)))
+    runs = _join(_together(*(ft.partial(sweep, step_size) for step_size in budgets)))
     return runs.rename({"end.lowest": "lowest", "end.sharpness": "sharpness"})
 
 
@@ -378,9 +382,13 @@ def _series(plan: _Plan) -> "xr.Dataset":
             return jf.gradient_flow(problem, draw(key), times, **options)
 
         axes = {"step_size": step_sizes}
-        runs = plan(f"series-{kind}", descent, seeds=8, axes=axes)
-        limit = plan(f"series-{kind}-flow", flow, seeds=8).expand_dims(step_size=[0.0])
-        found.append(_join([limit, runs]).expand_dims(start=[kind]))
+        sweeps = (
+            ft.partial(plan, f"series-{kind}-flow", flow, seeds=8),
+            ft.partial(plan, f"series-{kind}", descent, seeds=8, axes=axes),
+        )
+        limit, runs = _together(*sweeps)
+        both = _join([limit.expand_dims(step_size=[0.0]), runs])
+        found.append(both.expand_dims(start=[kind]))
     theory = _theory(_problem(), 10)
     return xr.concat(found, "start", data_vars="all").assign_attrs(theory)
 
@@ -438,16 +446,16 @@ def _descents(
     return xr.concat(read, "step_size")
 
 
-def _with_limit(
+def _limit(
     plan: _Plan,
     name: str,
     problem: jf.Regression,
     start: Callable,
-    runs: "xr.Dataset",
-    depth: int,
+    scales,
+    *,
     also: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
-    """The same starts followed by the flow until it arrives, as step size 0; and theory."""
+    """The same starts followed by the flow until it arrives, as step size 0."""
     observe = _observables() | (also or {})
     # The default solver would find that it needs this one, and compile both.
     stiff = jf.ExponentialRosenbrock(tolerance=1e-12)
@@ -456,9 +464,14 @@ def _with_limit(
         options = {"observe": observe, "solver": stiff, **_flow_options()}
         return jf.gradient_flow(problem, start(key, scale), (0, float("inf")), **options)
 
-    axes = {"scale": runs.scale.to_numpy()}
-    limit = plan(f"{name}-flow", flow, seeds=20, axes=axes).expand_dims(step_size=[0.0])
-    return _join([limit, runs]).assign_attrs(_theory(problem, depth))
+    runs = plan(f"{name}-flow", flow, seeds=20, axes={"scale": scales})
+    return runs.expand_dims(step_size=[0.0])
+
+
+def _together(*calls: Callable[[], "xr.Dataset"]) -> "list[xr.Dataset]":
+    """What calls return that mostly wait for others, or compile, all at once."""
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(lambda call: call(), calls))
 
 
 def _join(runs: "list[xr.Dataset]") -> "xr.Dataset":

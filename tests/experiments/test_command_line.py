@@ -210,3 +210,25 @@ def test_the_table_has_a_row_for_each_start_and_step_size(finished):
     rows = [tuple(line.split(",")[:2]) for line in lines[1:]]
     sizes = ("flow", "0.02", "0.3")
     assert rows == [(start, size) for start in ("gaussian", "residual") for size in sizes]
+
+
+def test_an_interrupted_run_goes_on_and_is_of_one_request(tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError("no space left")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(flat_minima, "summary", full)
+        assert call(f"{SMALL} --out {out}") == 2
+    assert "no space left" in capsys.readouterr().err
+    stores = tmp_path / "out.unfinished" / "sweeps"
+    made = {store.name: (store / "zarr.json").stat().st_mtime for store in stores.iterdir()}
+    assert set(made) == {"gaussian", "gaussian-flow", "residual", "residual-flow"}
+    assert call(f"{SMALL} --seed 7 --out {out}") == 2
+    assert "another request (seed was 0)" in capsys.readouterr().err
+    again = {
+        store.name: (store / "zarr.json").stat().st_mtime for store in stores.iterdir()
+    }
+    assert again == made
+    assert call(f"{SMALL} --out {out}") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
