@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PARTS = {
     "gaussian": "Gaussian starts (figures 1 and 3 of the paper)",
-    "residual": "residual starts (the same figures for them)",
+    "residual": "residual starts (figures 1 and 3 for them)",
     "depth": "depth against step size (figure 2)",
     "underdetermined": "fewer samples than inputs (figure 6)",
     "series": "time series of single runs (figure 1, right)",
@@ -318,7 +318,7 @@ def _underdetermined(plan: _Plan) -> "xr.Dataset":
     place = problem, start, scales
     slow, fast = {0.001: 40_000}, {0.004: 10_000, 0.01: 4_000}
     runs = _together(
-        lambda: _limit(plan, "underdetermined", *place, also=gap),
+        lambda: _limit(plan, "underdetermined", *place, seeds=10, also=gap),
         lambda: _descents(plan, "least-step", *place, slow, seeds=100, also=gap),
         lambda: _descents(plan, "larger-steps", *place, fast, seeds=20, also=gap),
     )
@@ -400,9 +400,8 @@ def _problem(readout: bool = False) -> jf.Regression:
     return jf.regression(data.x, data.y, readout=paper_readout() if readout else None)
 
 
-def _observables() -> dict[str, Any]:
-    watch = ("excess", "distance", "sharpness", "alignment")
-    return {name: getattr(jf, name) for name in watch}
+def _observables(*more: str) -> dict[str, Any]:
+    return {name: getattr(jf, name) for name in ("excess", "distance", "sharpness", *more)}
 
 
 def _ends(loss, network):
@@ -431,7 +430,7 @@ def _descents(
 
     budgets = {step_size: plan.steps(steps) for step_size, steps in budgets.items()}
     counts = sorted({*budgets.values()})
-    observe = _observables() | (also or {})
+    observe = _observables("alignment") | (also or {})
 
     def descent(key, step_size, scale):
         options = {"step_size": step_size, "every": counts, "observe": observe}
@@ -453,10 +452,11 @@ def _limit(
     start: Callable,
     scales,
     *,
+    seeds: int = 20,
     also: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
     """The same starts followed by the flow until it arrives, as step size 0."""
-    observe = _observables() | (also or {})
+    observe = _observables("alignment") | (also or {})
     # The default solver would find that it needs this one, and compile both.
     stiff = jf.ExponentialRosenbrock(tolerance=1e-12)
 
@@ -464,7 +464,7 @@ def _limit(
         options = {"observe": observe, "solver": stiff, **_flow_options()}
         return jf.gradient_flow(problem, start(key, scale), (0, float("inf")), **options)
 
-    runs = plan(f"{name}-flow", flow, seeds=20, axes={"scale": scales})
+    runs = plan(f"{name}-flow", flow, seeds=seeds, axes={"scale": scales})
     return runs.expand_dims(step_size=[0.0])
 
 

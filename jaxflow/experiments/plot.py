@@ -158,7 +158,7 @@ def verdicts(runs: xr.Dataset, ax: Axes) -> Axes:
         if (runs.status == status).any():
             ax.barh(0, 0, color=colour, label=status.name.lower())
     ax.set_yticks(range(len(step_sizes)), [_name(s) for s in step_sizes])
-    ax.set_xticks(range(len(scales)), [f"{s:g}" for s in scales])
+    ax.set_xticks(range(len(scales)), [f"{s:.3g}" for s in scales])
     limits = {"xlim": (-0.6, len(scales) - 0.4), "ylim": (-0.6, len(step_sizes) + 0.4)}
     ax.set(xlabel="scale of the start", **limits)
     ax.legend(fontsize=7, ncols=5, loc="upper center")

@@ -74,16 +74,21 @@ def test_residual_runs_read_the_paper_s_readout():
     assert readout @ target == pytest.approx(-0.125, abs=5e-4)
 
 
+# All but the residual starts, which are the Gaussian ones in other words, and compile anew.
+CHOSEN = tuple(name for name in PARTS if name != "residual")
+
+
 @pytest.fixture(scope="module")
 def tree():
-    return marion_chizat.run(quick=True, seeds=2, progress=lambda _: None)
+    quiet = lambda _: None
+    return marion_chizat.run(only=CHOSEN, quick=True, seeds=2, progress=quiet)
 
 
-def test_all_experiments_are_there(tree):
-    assert tuple(tree.children) == tuple(PARTS)
+def test_what_was_chosen_is_there_in_the_order_of_the_paper(tree):
+    assert tuple(tree.children) == CHOSEN
 
 
-@pytest.mark.parametrize("name", ["gaussian", "residual", "underdetermined"])
+@pytest.mark.parametrize("name", ["gaussian", "underdetermined"])
 def test_every_step_size_sees_the_starts_that_the_flow_sees(tree, name):
     starts = tree[name].sharpness.isel(record=0)
     for step_size in starts.step_size:
@@ -92,7 +97,7 @@ def test_every_step_size_sees_the_starts_that_the_flow_sees(tree, name):
         )
 
 
-@pytest.mark.parametrize("name", ["gaussian", "residual", "underdetermined"])
+@pytest.mark.parametrize("name", ["gaussian", "underdetermined"])
 def test_the_flow_arrives_above_the_least_sharpness(tree, name):
     limits = tree[name].to_dataset().sel(step_size=0).isel(record=-1)
     some = limits.where(limits.status == jf.Status.CONVERGED)
@@ -116,8 +121,8 @@ def test_signs_of_curvature_are_kept(tree):
 
 def test_every_experiment_has_a_row_and_a_figure(tree):
     table = marion_chizat.summary(tree)
-    assert set(table.experiment) == set(PARTS)
-    assert set(marion_chizat.figures(tree)) == set(PARTS)
+    assert set(table.experiment) == set(CHOSEN)
+    assert set(marion_chizat.figures(tree)) == set(CHOSEN)
     assert "no minimiser is flatter than 18.6996" in marion_chizat.headline(tree)
 
 
