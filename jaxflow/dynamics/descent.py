@@ -1,5 +1,6 @@
 """Discrete time: gradient descent and its relatives, stepped by Optax."""
 
+import functools as ft
 import itertools as it
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -55,6 +56,10 @@ def gradient_descent(
     A run that diverged, or that `until` stopped, is left where it was found at the next
     record: alone, it costs nothing any more; in a batch, it stays as it is and the batch
     ends with its last member.
+
+    Batches of plain descents (`optax.sgd` with one step size, all samples, no `until` and
+    no meter) of a `DeepLinear` on a `Regression`, or an `MLP` on a `MeanSquaredError`, are
+    many times faster, and members that diverge leave them. Results agree to rounding.
 
     Args:
         loss: What to descend.
@@ -156,10 +161,8 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
     simple = plain and until is None and isinstance(meter, dfx.NoProgressMeter)
     kernel = lanes.find(loss, network) if simple else None
-    if kernel is None:
-        networks, times, lived, last = _travel(way, step, network)
-    else:
-        networks, times, lived, last = _travel_in_lanes(kernel, way, step, network)
+    travel = _travel if kernel is None else ft.partial(_travel_as_one, kernel)
+    networks, times, lived, last = travel(way, step, network)
     join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
     networks = jax.tree.map(join, network, networks, last.network)
     straightness = _straightness(step, last, steps)
@@ -227,8 +230,8 @@ def _seen(state, alive):
     return network, jnp.where(alive, state.time, jnp.inf)
 
 
-def _travel_in_lanes(kernel, way, step, network):
-    """The same for plain gradient descent, of which a batch is one kernel.
+def _travel_as_one(kernel, way, step, network):
+    """The same for plain gradient descent, whose batches take other routes.
 
     Derivatives are those of the loop over steps.
     """
@@ -251,7 +254,11 @@ def _travel_in_lanes(kernel, way, step, network):
 
         return jax.vmap(label)(networks, lived, moving)
 
-    travel = batched(alone, together)
+    def in_turn(size, moving, fixed):
+        del size
+        return jax.lax.map(lambda one: alone(eqx.combine(one, fixed[0])), moving[0])
+
+    travel = batched(alone, in_turn if kernel is lanes.IN_TURN else together)
     differentiable = eqx.filter_custom_jvp(lambda inputs: travel(inputs))
     differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
     return differentiable(inputs)

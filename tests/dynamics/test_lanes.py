@@ -31,6 +31,7 @@ def problems():
         "one output": (jf.regression(x, y[:, :1]), draw(3, 4, 2, 1)),
         "two outputs": (jf.regression(x, y), draw(3, 2)),
         "readout": (jf.regression(x, y[:, :1], readout=readout), draw(3, 4, 4)),
+        "wide": (jf.regression(x, y[:, :1]), draw(3, 40, 1)),
         "samples": (jf.MeanSquaredError(x, y), curved),
         "many samples": (
             jf.MeanSquaredError(*many, readout=readout),
@@ -125,7 +126,6 @@ def test_results_do_not_depend_on_the_neighbours():
 @pytest.mark.parametrize(
     ("loss", "network"),
     [
-        ("one output", lambda: jf.init.gaussian((3, 40, 1), scale=0.1, key=KEYS[0])),
         ("samples", lambda: jf.init.gaussian((3, 4, 2), scale=0.1, key=KEYS[0])),
         ("one output", lambda: (jnp.ones((1, 3)),)),
     ],
