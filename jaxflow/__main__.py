@@ -6,7 +6,9 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +25,6 @@ def main():
     except (ValueError, OSError) as error:
         print(f"jaxflow: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("jaxflow: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(130)  # What computes cannot be stopped; what is done is safe.
 
 
 def _app():
@@ -120,6 +118,7 @@ def _run(
     # Everything is written beside `out` first, where a full or closed disk shows at once.
     part, new = out.with_name(f"{out.name}.unfinished"), not out.parent.exists()
     _begin(part, {"experiment": name, **arguments}, overwrite)
+    before = signal.signal(signal.SIGINT, _interrupted)
     try:
         started = time.perf_counter()
         clock = lambda: time.perf_counter() - started
@@ -133,6 +132,7 @@ def _run(
         (part / _REQUEST).unlink()
         replace(part, out)
     finally:
+        signal.signal(signal.SIGINT, before)
         if not (part / "sweeps").exists():
             shutil.rmtree(part, ignore_errors=True)
         if new and out.parent.exists() and not any(out.parent.iterdir()):
@@ -140,6 +140,12 @@ def _run(
     print(experiment.headline(tree))
     _show(table)
     say(f"results, {len(list(out.glob('*.png')))} figures and the table are in {out}")
+
+
+def _interrupted(*_):
+    """Stop at once: what computes would not listen, and all that is done is safe."""
+    print("\njaxflow: interrupted; the same command goes on from here", file=sys.stderr)
+    os._exit(130)
 
 
 _REQUEST = "unfinished.json"
@@ -215,7 +221,20 @@ def _workers(count: int, float64: bool):
     # Compiled programs take memory, of which a fresh process has none; that is all.
     warnings.filterwarnings("ignore", message="A worker was restarted")
     single = {"NPROC": "1", "JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_X64": str(int(float64))}
-    return get_reusable_executor(max_workers=count, env=single, timeout=600)
+    start = {"initializer": _follow, "initargs": (os.getpid(),)}
+    return get_reusable_executor(max_workers=count, env=single, timeout=600, **start)
+
+
+def _follow(parent: int):
+    """In a worker: leave interrupts to the process that asked, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _sweep_in_worker(name, run, data, kind, options):
