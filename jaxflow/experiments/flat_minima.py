@@ -254,9 +254,11 @@ class _Plan:
         return runs.expand_dims(step_size=[0.0])
 
     def _descent(self, name, problem, draw, scales, observe) -> "xr.Dataset":
+        # Without `self`, which is not for other processes.
+        every, steps = self.records, self.steps
+
         def descent(key, step_size, scale):
             start = draw(scale=scale, key=key)
-            every, steps = self.records, self.steps
             return jf.gradient_descent(
                 problem, start, steps, step_size=step_size, every=every, observe=observe
             )

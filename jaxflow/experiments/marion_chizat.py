@@ -393,7 +393,7 @@ def _series(plan: _Plan) -> "xr.Dataset":
     return xr.concat(found, "start", data_vars="all").assign_attrs(theory)
 
 
-def _problem(readout: bool = False) -> jf.Regression:
+def _problem(readout: bool = False) -> "jf.Regression":
     from .data import paper_data, paper_readout
 
     data = paper_data()
@@ -413,7 +413,7 @@ def _ends(loss, network):
 def _descents(
     plan: _Plan,
     name: str,
-    problem: jf.Regression,
+    problem: "jf.Regression",
     start: Callable,
     scales,
     budgets: dict[float, int],
@@ -448,7 +448,7 @@ def _descents(
 def _limit(
     plan: _Plan,
     name: str,
-    problem: jf.Regression,
+    problem: "jf.Regression",
     start: Callable,
     scales,
     *,
@@ -490,7 +490,7 @@ def _flow_options() -> dict[str, Any]:
     return {"adjoint": dfx.ForwardMode(), "throw": False}
 
 
-def _theory(problem: jf.Regression, depth: int) -> dict[str, float]:
+def _theory(problem: "jf.Regression", depth: int) -> dict[str, float]:
     import jax
 
     theory = jf.theory.marion_chizat_2024

@@ -2,6 +2,7 @@
 
 import functools as ft
 import json
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ def call(words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["jaxflow", *words.split()])
         patch.setenv("MPLBACKEND", "Agg")
+        # In this process: functions that check their types at run time cannot be sent.
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
         with pytest.raises(SystemExit) as exit:
             main()
     plt.close("all")
@@ -232,3 +235,20 @@ def test_an_interrupted_run_goes_on_and_is_of_one_request(tmp_path, monkeypatch,
     assert again == made
     assert call(f"{SMALL} --out {out}") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_with_several_cores_each_sweeps_in_a_process(tmp_path, tree):
+    program = (
+        "import os, sys\n"
+        "os.sched_getaffinity = lambda _: {0, 1}\n"
+        f"sys.argv = ['jaxflow', *{SMALL.split()}, '--out', '{tmp_path}/out']\n"
+        "import jaxflow.__main__ as command\n"
+        "command.main()"
+    )
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "gaussian-flow: done in" in done.stdout
+    other = jf.load(tmp_path / "out" / "results.zarr")
+    for start in ("gaussian", "residual"):
+        np.testing.assert_allclose(other[start].sharpness, tree[start].sharpness, rtol=1e-9)
