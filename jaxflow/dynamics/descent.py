@@ -57,9 +57,10 @@ def gradient_descent(
     record: alone, it costs nothing any more; in a batch, it stays as it is and the batch
     ends with its last member.
 
-    Batches of plain descents (`optax.sgd` with one step size, all samples, no `until` and
-    no meter) of a `DeepLinear` on a `Regression`, or an `MLP` on a `MeanSquaredError`, are
-    many times faster, and members that diverge leave them. Results agree to rounding.
+    Batches of plain descents (`optax.sgd` with one step size, all samples, no `until`, no
+    meter, and at least four steps a record) of a `DeepLinear` on a `Regression`, or an
+    `MLP` on a `MeanSquaredError`, are many times faster, and members that diverge leave
+    them. Results agree to rounding.
 
     Args:
         loss: What to descend.
@@ -159,7 +160,10 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     step = _Step(loss, step_size, key, optimizer, batch_size)
     way = _Way(steps, every, until, meter)
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
-    simple = plain and until is None and isinstance(meter, dfx.NoProgressMeter)
+    # With few steps between records, handing networks over would cost more than is gained.
+    seldom = steps >= 4 * len(way.ends)
+    unseen = until is None and isinstance(meter, dfx.NoProgressMeter)
+    simple = plain and seldom and unseen
     kernel = lanes.find(loss, network) if simple else None
     travel = _travel if kernel is None else ft.partial(_travel_as_one, kernel)
     networks, times, lived, last = travel(way, step, network)
