@@ -157,6 +157,8 @@ def _check_step_size(step_size: Array) -> Array:
 @eqx.filter_jit
 def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     optimizer, steps, every, batch_size, meter = options
+    # Without mini-batches nothing is random, whatever the key.
+    key = None if batch_size is None else key
     step = _Step(loss, step_size, key, optimizer, batch_size)
     way = _Way(steps, every, until, meter)
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None

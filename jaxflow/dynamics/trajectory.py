@@ -198,14 +198,15 @@ def _remaining_if(unsure, loss, network):
         return jax.lax.cond(unsure, look, lambda _: (zero, zero), inputs)
 
     def together(size, moving, fixed):
-        unsure, moving = moving[0], moving[1]
+        (unsure, moving), (same, fixed) = moving, fixed
+        unsure = jnp.broadcast_to(same, (size,)) if unsure is None else unsure
         width = min(16, size) if jax.default_backend() == "cpu" else size
         order = jnp.pad(jnp.argsort(~unsure), (0, -size % width), mode="edge")
 
         def some(block, found):
             places = jax.lax.dynamic_slice(order, (block * width,), (width,))
-            part = jax.tree.map(lambda x: x[places], moving)
-            seen = jax.vmap(lambda part: look(eqx.combine(part, fixed[1])))(part)
+            take = lambda place: jax.tree.map(lambda x: x[place], moving)
+            seen = jax.vmap(lambda place: look(eqx.combine(take(place), fixed)))(places)
             return jax.tree.map(lambda x, new: x.at[places].set(new), found, seen)
 
         zero = jnp.zeros(size, dtype)

@@ -10,6 +10,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.dynamics import lanes
+from jaxflow.dynamics.trajectory import judge
 
 KEYS = jr.split(jr.key(3), 5)
 
@@ -132,3 +133,23 @@ def test_results_do_not_depend_on_the_neighbours():
 )
 def test_what_has_no_kernel_takes_the_plain_route(loss, network):
     assert lanes.find(problems()[loss][0], network()) is None
+
+
+def test_a_key_that_nobody_needs_changes_nothing():
+    loss, draw = problems()["one output"]
+
+    def run(start, **more):
+        options = {"step_size": 0.03, "every": 8} | more
+        return jf.gradient_descent(loss, draw(start), 8, **options)
+
+    with_key = eqx.filter_vmap(lambda start: run(start, key=KEYS[0]))(KEYS)
+    assert_same(with_key, eqx.filter_vmap(run)(KEYS))
+
+
+def test_a_batch_over_the_tolerance_alone_is_judged_by_each():
+    loss, draw = problems()["one output"]
+    start, tolerances = draw(KEYS[0]), jnp.array([1e-8, 1e-1, 10.0])
+    verdict = lambda tolerance: judge(loss, start, start, tolerance)[0]
+    batch = jax.vmap(verdict)(tolerances)
+    assert batch.tolist() == [int(verdict(tolerance)) for tolerance in tolerances]
+    assert len(set(batch.tolist())) > 1
