@@ -1,7 +1,7 @@
 """The public names, in the order that data flows through them."""
 
 # What moves, where it starts
-from .networks import DeepLinear as DeepLinear, MLP as MLP
+from .networks import DeepLinear as DeepLinear, MLP as MLP, ResidualMLP as ResidualMLP
 from . import init as init
 
 # What it descends
@@ -9,6 +9,8 @@ from .losses import (
     AbstractLoss as AbstractLoss,
     Regression as Regression,
     regression as regression,
+    denoising as denoising,
+    whiten as whiten,
     MeanSquaredError as MeanSquaredError,
     WeightDecay as WeightDecay,
 )
@@ -38,6 +40,8 @@ from .observables import (
     preconditioner as preconditioner,
     singular_values as singular_values,
     alignment as alignment,
+    chance_alignment as chance_alignment,
+    path_coupling as path_coupling,
     imbalance as imbalance,
     determinant as determinant,
     stable_rank as stable_rank,

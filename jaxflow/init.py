@@ -96,6 +96,23 @@ def residual(width: int, depth: int, *, scale: ScalarLike, key: PRNGKeyArray) ->
     )
 
 
+def identity(widths: Sequence[int]) -> DeepLinear:
+    r"""A linear residual network with zero residuals: ones on the diagonals, else zeros.
+
+    As many ones as the smallest width, in every layer, so that the start is balanced
+    whatever the widths, and the flow stays balanced (Mulayoff & Michaeli, 2020, for square
+    layers). Neurons beyond take no part.
+
+    Raises:
+        ValueError: If `widths` names no layer, or a width is not positive.
+    """
+    _check_widths("identity", widths)
+    ones = jnp.eye(min(widths))
+    sizes = [(outputs, inputs) for inputs, outputs in it.pairwise(widths)]
+    pad = lambda size: [(0, n - len(ones)) for n in size]
+    return DeepLinear(tuple(jnp.pad(ones, pad(size)) for size in sizes))
+
+
 def balanced(
     product: Float[Array, "out in"], depth: int, *, width: int | None = None
 ) -> DeepLinear:

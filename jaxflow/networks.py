@@ -1,5 +1,6 @@
 """What moves: networks, as PyTrees whose only leaves are their weights."""
 
+import abc
 import functools as ft
 import itertools as it
 from collections.abc import Callable
@@ -43,11 +44,29 @@ class AbstractLayered(eqx.Module):
         r"""The numbers $d_0, \dots, d_L$ of inputs, hidden neurons and outputs."""
         return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
 
-    def _check_input(self, x: Array):
+    @abc.abstractmethod
+    def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
+        """What layer `k`, from 0, makes of what the one before it returned."""
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        """The output for one input."""
         if x.shape != (self.widths[0],):
             raise ValueError(
                 f"The network must accept {x.size} inputs, but has widths {self.widths}."
             )
+        return ft.reduce(lambda h, k: self.layer(k, h), range(self.depth), x)
+
+    def linearised(self, x: Float[Array, " in"]) -> "DeepLinear":
+        r"""The Jacobian of each layer at one input, as the layers of a linear network.
+
+        Their product is the Jacobian of the network at `x`. What is measured of linear
+        networks is so measured of others, input by input, with `jax.vmap` over `x`.
+        """
+        jacobians = []
+        for k in range(self.depth):
+            jacobians.append(jax.jacfwd(ft.partial(self.layer, k))(x))
+            x = self.layer(k, x)
+        return DeepLinear(tuple(jacobians))
 
 
 class DeepLinear(AbstractLayered):
@@ -88,10 +107,8 @@ class DeepLinear(AbstractLayered):
         products = it.accumulate(reversed(self.weights), lambda b, w: b @ w, initial=start)
         return tuple(products)[::-1]
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
-        """The output for one input."""
-        self._check_input(x)
-        return ft.reduce(lambda h, w: w @ h, self.weights, x)
+    def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
+        return self.weights[k] @ h
 
 
 class MLP(AbstractLayered):
@@ -112,12 +129,39 @@ class MLP(AbstractLayered):
     weights: tuple[Float[Array, "_ _"], ...]
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
-        """The output for one input."""
-        self._check_input(x)
-        activate = jax.vmap(self.activation)
-        hidden = ft.reduce(lambda h, w: activate(w @ h), self.weights[:-1], x)
-        return self.weights[-1] @ hidden
+    def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
+        before = self.weights[k] @ h
+        return before if k == self.depth - 1 else jax.vmap(self.activation)(before)
+
+
+class ResidualMLP(AbstractLayered):
+    r"""The residual network $h_k = h_{k-1} + W_k\, \sigma(h_{k-1})$, from $h_0 = x$.
+
+    All layers are square; a fixed map to fewer outputs is the loss's `readout`. The starts
+    of `init` serve, with `scale=0.0` for zero residuals. Without an activation it would be
+    a `DeepLinear` that starts at `init.identity`.
+
+    Args:
+        weights: Square layers in the order they act.
+        activation: The function $\sigma$ of one number. Compared by identity.
+
+    Raises:
+        ValueError: If there are no layers, or they are not square.
+    """
+
+    weights: tuple[Float[Array, "_ _"], ...]
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __check_init__(self):
+        if len(set(self.widths)) > 1:
+            raise ValueError(
+                "`ResidualMLP(weights=...)` must be square, for each layer adds to what "
+                f"it is given, but has widths {self.widths}. Map to other numbers of "
+                "outputs by the loss's `readout`."
+            )
+
+    def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
+        return h + self.weights[k] @ jax.vmap(self.activation)(h)
 
 
 def chain(*factors: Float[Array, "_ _"]) -> Float[Array, "_ _"]:

@@ -172,3 +172,14 @@ SIZES = {
 def test_sizes_that_make_no_network_are_refused_by_name(fact, build):
     with pytest.raises(ValueError, match=fact):
         build()
+
+
+@pytest.mark.parametrize("widths", [(3, 3, 3), (3, 5, 2, 4), (2, 4)])
+def test_zero_residuals_are_balanced_whatever_the_widths(problem, widths):
+    start = jf.init.identity(widths)
+    assert start.widths == widths
+    np.testing.assert_array_equal(jf.imbalance(problem, start), 0)
+    ones = np.arange(min(widths))
+    wanted = np.zeros((widths[-1], widths[0]))
+    wanted[ones, ones] = 1
+    np.testing.assert_array_equal(start.product, wanted)

@@ -86,3 +86,26 @@ def test_a_gradient_is_a_network_of_the_same_widths():
 def test_factors_that_do_not_chain_are_refused(shapes, fact):
     with pytest.raises(ValueError, match=fact):
         jf.DeepLinear(tuple(jnp.ones(shape) for shape in shapes))
+
+
+def test_residual_layers_add_to_what_they_are_given():
+    weights = build((3, 3, 3)).weights
+    network = jf.ResidualMLP(weights, jnp.tanh)
+    x = jnp.array([0.2, -0.4, 1.0])
+    hidden = x + weights[0] @ jnp.tanh(x)
+    close(network(x), hidden + weights[1] @ jnp.tanh(hidden))
+    still = jax.tree.map(jnp.zeros_like, network)
+    close(still(x), x)
+
+
+def test_the_layers_jacobians_multiply_to_that_of_the_network():
+    network = jf.ResidualMLP(build((3, 3, 3)).weights, jnp.tanh)
+    x = jnp.array([0.2, -0.4, 1.0])
+    close(network.linearised(x).product, jax.jacrev(network)(x))
+    deep = build((3, 5, 2, 4))
+    jax.tree.map(close, deep.linearised(x), deep)
+
+
+def test_residual_layers_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match=r"widths \(3, 4, 3\).*readout"):
+        jf.ResidualMLP(build((3, 4, 3)).weights, jnp.tanh)

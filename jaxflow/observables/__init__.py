@@ -2,9 +2,11 @@
 
 from .alignment import (
     alignment as alignment,
+    chance_alignment as chance_alignment,
     determinant as determinant,
     gains as gains,
     imbalance as imbalance,
+    path_coupling as path_coupling,
     rank_one_gap as rank_one_gap,
     singular_values as singular_values,
     stable_rank as stable_rank,

@@ -1,48 +1,117 @@
-"""Singular structure of the layers of a deep linear network."""
+"""Singular structure of layers, and how signals pass through them.
+
+Of nonlinear networks it is that of their weights; that of the layers' Jacobians at an
+input is the same of `network.linearised(x)`.
+"""
 
 import itertools as it
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
-from ..networks import DeepLinear
+from ..networks import AbstractLayered, DeepLinear
 
 
 def alignment(
-    loss: AbstractLoss, network: DeepLinear, *, rank: int = 1
+    loss: AbstractLoss,
+    network: AbstractLayered,
+    *,
+    rank: int = 1,
+    tolerance: ScalarLike | None = None,
 ) -> Float[Array, " pairs"]:
     r"""How well the top singular vectors of neighbouring layers agree, from 0 to 1.
 
     For `rank` 1 it is $|\langle u_k, v_{k+1} \rangle|$, with $u_k$ the top left singular
     vector of layer $k$ and $v_{k+1}$ the top right one of the next. For more,
     $\|U_k^\top V_{k+1}\|_F / \sqrt r$ of the top $r$: where singular values are repeated,
-    single vectors are arbitrary and only the spaces that they span mean something. A
-    random pair of spaces in dimension $d$ has about $\sqrt{r / d}$.
+    single vectors are arbitrary and only the spaces that they span mean something. For
+    what random spaces have, see `chance_alignment`.
+
+    It can be zero at the flattest minima of linear networks, whose layers agree along one
+    path, not always the top one; for that, see `path_coupling`.
 
     Args:
         rank: The number $r$ of singular vectors.
+        tolerance: Also those whose singular value is this close, relatively, to the last
+            of them: each layer then has its own $r$, and the norm is over the root of
+            the smaller one of the pair.
 
     Raises:
         ValueError: If a layer has fewer than `rank` singular vectors.
     """
     del loss
+    factors = [_top(w, network, rank, tolerance) for w in network.weights]
+    overlaps = [
+        jnp.linalg.norm(left.T @ right.T) / jnp.sqrt(jnp.minimum(first, then))
+        for (left, first, _), (_, then, right) in it.pairwise(factors)
+    ]
+    return jnp.array(overlaps, network.weights[0].dtype)
+
+
+def chance_alignment(
+    loss: AbstractLoss,
+    network: AbstractLayered,
+    *,
+    rank: int = 1,
+    tolerance: ScalarLike | None = None,
+) -> Float[Array, " pairs"]:
+    r"""The root mean square of `alignment` if layers were turned at random.
+
+    $\sqrt{r / d}$ between $d$ neurons, with the larger $r$ where a pair has two.
+    Arguments and errors are those of `alignment`.
+    """
+    del loss
+    counts = [_top(w, network, rank, tolerance)[1] for w in network.weights]
+    pairs = zip(it.pairwise(counts), network.widths[1:-1], strict=True)
+    larger = [jnp.sqrt(jnp.maximum(*pair) / width) for pair, width in pairs]
+    return jnp.array(larger, network.weights[0].dtype)
+
+
+def _top(weight, network, rank, tolerance):
+    """The top singular vectors, others zero, and their number between."""
     thinnest = min(network.widths)
     if not 1 <= rank <= thinnest:
         raise ValueError(
             f"`alignment(rank=...)` must be between 1 and the smallest width, {thinnest}, "
             f"but is {rank}."
         )
-    factors = [jnp.linalg.svd(w, full_matrices=False) for w in network.weights]
-    overlaps = [
-        jnp.linalg.norm(left[:, :rank].T @ right[:rank].T)
-        for (left, _, _), (_, _, right) in it.pairwise(factors)
-    ]
-    dtype = network.weights[0].dtype
-    return jnp.array(overlaps, dtype) / rank**0.5
+    left, values, right = jnp.linalg.svd(weight, full_matrices=False)
+    counted = jnp.arange(values.size) < rank
+    if tolerance is not None:
+        least = values[rank - 1] * (1 - jnp.asarray(tolerance, values.dtype))
+        counted |= values >= least
+    keep = counted.astype(values.dtype)
+    return left * keep[None], jnp.sum(keep), right * keep[:, None]
 
 
-def imbalance(loss: AbstractLoss, network: DeepLinear) -> Float[Array, " pairs"]:
+def path_coupling(
+    loss: AbstractLoss, network: DeepLinear, *, signal: ArrayLike | None = None
+) -> Float[Array, " layers"]:
+    r"""How nearly a signal passes along singular vectors of every layer, from 0 to 1.
+
+    The cosines of $W_k^\top h_k$ and $h_{k-1}$ for $h_k = W_k h_{k-1}$. All are 1 if and
+    only if every layer has the directions of $h_{k-1}$ and $h_k$ as a pair of singular
+    vectors: the left one of each layer is then the right one of the next, which need not
+    be the top one. So it is at the flattest minima of linear networks, along the dedicated
+    path (Mulayoff & Michaeli, 2020), except in the first layer if data are not white.
+    Zero from where a layer wipes the signal out.
+
+    Args:
+        signal: The input $h_0$. Defaults to the top right singular vector of the
+            end-to-end matrix.
+    """
+    del loss
+    states = _states(network, signal)
+    cosines = []
+    for w, before, after in zip(network.weights, states, states[1:], strict=False):
+        back = w.T @ after
+        size = jnp.linalg.norm(back) * jnp.linalg.norm(before)
+        cosines.append(jnp.abs(back @ before) / jnp.where(size > 0, size, 1))
+    return jnp.stack(cosines)
+
+
+def imbalance(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " pairs"]:
     r"""The norms $\|W_{k+1}^\top W_{k+1} - W_k W_k^\top\|_F$, which the flow conserves.
 
     Zero for balanced layers. Drift along a flow is a certificate of its accuracy; descent
@@ -75,7 +144,9 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
     return jnp.linalg.det(network.product)
 
 
-def singular_values(loss: AbstractLoss, network: DeepLinear) -> Float[Array, "layers rank"]:
+def singular_values(
+    loss: AbstractLoss, network: AbstractLayered
+) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
     values = [jnp.linalg.svd(w, compute_uv=False) for w in network.weights]
@@ -84,34 +155,53 @@ def singular_values(loss: AbstractLoss, network: DeepLinear) -> Float[Array, "la
     return jnp.stack([pad(v) for v in values])
 
 
-def stable_rank(loss: AbstractLoss, network: DeepLinear) -> Float[Array, " layers"]:
+def stable_rank(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " layers"]:
     r"""The ratio $\|W_k\|_F^2 / \|W_k\|_2^2$: 1 for rank one; 0 for a layer of zeros."""
     squares = singular_values(loss, network) ** 2
     top = squares[:, 0]
     return jnp.nansum(squares, axis=1) / jnp.where(top > 0, top, 1)
 
 
-def rank_one_gap(loss: AbstractLoss, network: DeepLinear) -> Float[Array, " layers"]:
+def rank_one_gap(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " layers"]:
     r"""The difference $\|W_k\|_F^2 - \|W_k\|_2^2$: 0 for rank one."""
     return jnp.nansum(singular_values(loss, network)[:, 1:] ** 2, axis=1)
 
 
 def gains(
-    loss: AbstractLoss, network: DeepLinear, *, signal: ArrayLike | None = None
+    loss: AbstractLoss, network: AbstractLayered, *, signal: ArrayLike | None = None
 ) -> Float[Array, " layers"]:
     r"""How much each layer amplifies a signal that passes through the network.
 
-    $\|h_k\| / \|h_{k-1}\|$ for $h_k = W_k h_{k-1}$. Their product is the gain from end to
-    end. A signal that a layer wipes out has gain 0 from there on.
+    $\|h_k\| / \|h_{k-1}\|$ for the states $h_k$ behind the layers. Their product is the
+    gain from end to end. A signal that a layer wipes out has gain 0 from there on.
 
     Args:
         signal: The input $h_0$. Defaults to the top right singular vector of the
-            end-to-end matrix, the signal that is amplified most.
+            end-to-end matrix, the signal that is amplified most, if the network is linear.
+
+    Raises:
+        ValueError: If the network is not linear, and there is no signal.
     """
     del loss
+    sizes = jnp.stack([jnp.linalg.norm(h) for h in _states(network, signal)])
+    return sizes[1:] / jnp.where(sizes[:-1] > 0, sizes[:-1], 1)
+
+
+def _states(network, signal):
+    """What each layer is given, and the output."""
     if signal is None:
+        if not isinstance(network, DeepLinear):
+            raise ValueError(
+                f"`gains` of a {type(network).__name__} need a `signal`: none is known "
+                "that it amplifies most. For small signals around an input `x`, ask for "
+                "those of `network.linearised(x)`."
+            )
         signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
     start = jnp.asarray(signal, network.weights[0].dtype)
-    states = it.accumulate(network.weights, lambda h, w: w @ h, initial=start)
-    sizes = jnp.stack([jnp.linalg.norm(h) for h in states])
-    return sizes[1:] / jnp.where(sizes[:-1] > 0, sizes[:-1], 1)
+    if start.shape != network.widths[:1]:
+        raise ValueError(
+            f"`signal` must have the network's {network.widths[0]} inputs, but has shape "
+            f"{start.shape}."
+        )
+    layers = range(network.depth)
+    return list(it.accumulate(layers, lambda h, k: network.layer(k, h), initial=start))

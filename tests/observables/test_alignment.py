@@ -95,3 +95,86 @@ def test_depth_one_has_no_pairs(problem):
 def test_rank_is_checked(problem, ragged):
     with pytest.raises(ValueError, match="between 1 and the smallest width, 2, but is 3"):
         jf.alignment(problem, ragged, rank=3)
+
+
+def test_ties_of_singular_values_count_within_the_tolerance(problem):
+    """Three of four singular values are one, and the spaces of three agree."""
+    left, right = (jnp.linalg.qr(jr.normal(jr.key(k), (4, 4)))[0] for k in (3, 4))
+    between = jnp.diag(jnp.array([1.0, 1.0, 1.0, 0.2]))
+    turn = jnp.linalg.qr(jr.normal(jr.key(5), (3, 3)))[0]
+    turn = jax.scipy.linalg.block_diag(turn, 1.0)
+    # The three of the first layer are turned among themselves before the second.
+    network = jf.DeepLinear((left @ between @ right, turn @ between @ left.T))
+    assert jf.alignment(problem, network)[0] < 0.999
+    both = {"tolerance": 1e-9}
+    np.testing.assert_allclose(jf.alignment(problem, network, **both), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jf.chance_alignment(problem, network, **both), (3 / 4) ** 0.5
+    )
+
+
+def test_the_chance_of_two_sizes_is_that_of_random_spaces(problem):
+    """The first layer has two top values, the second one, between six neurons."""
+    first, then = jnp.diag(jnp.array([1.0, 1, 0.5])), jnp.array([[1.0, 0, 0]])
+    flat = jnp.eye(6, 3)
+
+    def draw(key):
+        turn = jnp.linalg.qr(jr.normal(key, (6, 6)))[0]
+        return jf.DeepLinear((turn @ flat @ first, then @ flat.T))
+
+    networks = jax.vmap(draw)(jr.split(jr.key(0), 400))
+    options = {"tolerance": 1e-9}
+    squares = jax.vmap(lambda n: jf.alignment(problem, n, **options)[0] ** 2)(networks)
+    one = jax.tree.map(lambda w: w[0], networks)
+    wanted = float(jf.chance_alignment(problem, one, **options)[0]) ** 2
+    assert wanted == pytest.approx(2 / 6)
+    assert abs(jnp.mean(squares) - wanted) < 4 * jnp.std(squares) / 20
+
+
+def test_a_path_is_coupled_where_its_states_are_singular_vectors(problem, rank_one, ragged):
+    np.testing.assert_allclose(jf.path_coupling(problem, rank_one), 1, rtol=1e-12)
+    start = np.linalg.svd(np.asarray(ragged.product))[2][0]
+    wanted = []
+    for w in map(np.asarray, ragged.weights):
+        then = w @ start
+        back = w.T @ then
+        wanted.append(back @ start / np.linalg.norm(back) / np.linalg.norm(start))
+        start = then
+    np.testing.assert_allclose(jf.path_coupling(problem, ragged), wanted, rtol=1e-10)
+    assert min(wanted) < 0.95
+
+
+def test_a_path_need_not_be_of_top_singular_vectors(problem):
+    layers = ([1.0, 2**0.5], [1.0, 0.0], [1.0, 1.5**0.5])
+    network = jf.DeepLinear(tuple(jnp.diag(jnp.array(layer)) for layer in layers))
+    np.testing.assert_allclose(jf.path_coupling(problem, network), 1, rtol=1e-12)
+    np.testing.assert_allclose(jf.alignment(problem, network), 0, atol=1e-12)
+
+
+def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
+    """Where ReLU neurons are on, they are linear; the gains are those of small signals."""
+    weights = jf.init.gaussian((3, 5, 4, 2), scale=0.8, key=jr.key(1)).weights
+    network = jf.MLP(weights, jnp.tanh)
+    x, step = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, -1.0])
+    at_x = network.linearised(x)
+    np.testing.assert_allclose(at_x.product, jax.jacfwd(network)(x), rtol=1e-12)
+    near = (network(x + 1e-6 * step) - network(x - 1e-6 * step)) / 2e-6
+    total = jnp.linalg.norm(near) / jnp.linalg.norm(step)
+    gains = jf.gains(problem, at_x, signal=step)
+    np.testing.assert_allclose(jnp.prod(gains), total, rtol=1e-8)
+    whole = jf.gains(problem, network, signal=x)
+    np.testing.assert_allclose(
+        jnp.prod(whole), jnp.linalg.norm(network(x)) / jnp.linalg.norm(x), rtol=1e-12
+    )
+    layers = jf.DeepLinear(weights)
+    np.testing.assert_array_equal(
+        jf.alignment(problem, network), jf.alignment(problem, layers)
+    )
+
+
+def test_signals_that_do_not_fit_are_refused(problem, ragged):
+    with pytest.raises(ValueError, match=r"4 inputs, but has shape \(3,\)"):
+        jf.path_coupling(problem, ragged, signal=jnp.ones(3))
+    network = jf.MLP(ragged.weights, jnp.tanh)
+    with pytest.raises(ValueError, match="need a `signal`"):
+        jf.gains(problem, network)
