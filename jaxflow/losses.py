@@ -274,6 +274,64 @@ def _moments(x, y, readout):
     return Regression(target, x.T @ x / x.shape[0], floor, readout)
 
 
+def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
+    r"""The error of reconstructing `x` from `x` plus white normal noise, in expectation.
+
+    $\frac1n \sum_i E_\xi \|W (x_i + \nu \xi) - x_i\|^2$ with standard normal $\xi$: that of
+    infinitely many noisy copies of each sample. Nothing is centred.
+
+    Args:
+        x: Clean samples, of shape `(samples, in)`.
+        noise: The standard deviation $\nu$ of the noise.
+
+    Raises:
+        ValueError: If there are no samples, they are not finite, or `noise` is negative.
+    """
+    x, _, _ = _check_data("denoising", x, x, None)
+    if not isinstance(noise, Tracer) and not bool(np.asarray(noise) >= 0):
+        raise ValueError(f"`denoising(noise=...)` must not be negative, but is {noise}.")
+    variance = jnp.asarray(noise, x.dtype) ** 2
+    _, sizes, axes = jnp.linalg.svd(x / x.shape[0] ** 0.5, full_matrices=False)
+    seen = sizes > max(x.shape) * jnp.finfo(x.dtype).eps * sizes[0]  # More than rounding.
+    clean = jnp.where(seen, sizes, 0) ** 2
+    noisy = clean + variance
+    kept = clean / jnp.where(noisy > 0, noisy, 1)
+    target = (axes.T * kept[None]) @ axes
+    covariance = (axes.T * clean[None]) @ axes + variance * jnp.eye(
+        x.shape[1], dtype=x.dtype
+    )
+    return Regression(target, covariance, variance * jnp.sum(kept))
+
+
+def whiten(problem: Regression) -> tuple[Regression, Float[Array, "in in"]]:
+    r"""The same problem for inputs $z = \Sigma^{-1/2} x$, whose second moments are one.
+
+    Its target is $W_\star \Sigma^{1/2}$. A network whose first layer is $W_1$ there is one
+    with first layer $W_1 \Sigma^{-1/2}$ on the inputs as they were, with the same loss.
+
+    Returns:
+        The problem, and $\Sigma^{-1/2}$.
+
+    Raises:
+        ValueError: If the covariance is singular.
+    """
+    variances, axes = jnp.linalg.eigh(problem.covariance)
+    if not isinstance(variances, Tracer):
+        size, values = variances.size, np.asarray(variances)
+        rank = int(np.sum(values > size * np.finfo(values.dtype).eps * values[-1]))
+        if rank < size:
+            raise ValueError(
+                "`whiten` needs inputs that vary in all directions, but the covariance "
+                f"has rank {rank} of {size}. Project the inputs onto its range, or add "
+                "noise to them."
+            )
+    spread = jnp.sqrt(variances)
+    root, inverse = (axes * s[None] @ axes.T for s in (spread, 1 / spread))
+    white = jnp.eye(spread.size, dtype=spread.dtype)
+    target = problem.target @ root
+    return Regression(target, white, problem.floor, problem.readout), inverse
+
+
 def _check_data(name, x, y, readout):
     x, y = jnp.asarray(x), jnp.asarray(y)
     dtype = jnp.result_type(float, x, y)

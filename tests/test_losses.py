@@ -229,3 +229,41 @@ def test_a_network_that_does_not_fit_is_told_its_widths():
 def test_a_factor_must_be_positive(factor):
     with pytest.raises(ValueError, match="multiplied by a positive number"):
         factor * jf.WeightDecay(1.0)
+
+
+@pytest.mark.parametrize("noise", [1.25, 0.0])
+def test_denoising_is_regression_on_ever_more_noisy_copies(noise):
+    """With antithetic orthogonal noise the moments of copies are those in expectation."""
+    x = CASES["a column twice"][0]
+    size = x.shape[1]
+    steps = noise * size**0.5 * np.concatenate([np.eye(size), -np.eye(size)])
+    noisy = (x[:, None] + steps[None]).reshape(-1, size)
+    copies = jf.regression(noisy, np.repeat(x, 2 * size, axis=0))
+    found = jf.denoising(x, noise=noise)
+    np.testing.assert_allclose(found.covariance, copies.covariance, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.target, copies.target, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.floor, copies.floor, rtol=1e-10, atol=1e-12)
+
+
+def test_a_negative_noise_is_refused():
+    with pytest.raises(ValueError, match="must not be negative, but is -1"):
+        jf.denoising(X, noise=-1)
+
+
+@pytest.mark.parametrize("case", ["three outputs", "readout"])
+def test_white_inputs_leave_the_loss_to_a_network_that_undoes_them(case):
+    x, y, readout = CASES[case]
+    problem = jf.regression(x, y, readout=readout)
+    white, inverse = jf.whiten(problem)
+    np.testing.assert_array_equal(white.covariance, np.eye(x.shape[1]))
+    out = y.shape[1] if readout is None else readout.shape[1]
+    there = jf.init.gaussian((x.shape[1], 3, out), scale=1.0, key=jr.key(0))
+    first, *others = there.weights
+    here = jf.DeepLinear((first @ inverse, *others))
+    np.testing.assert_allclose(problem(here), white(there), rtol=1e-12)
+
+
+def test_a_singular_covariance_cannot_be_whitened():
+    problem = jf.regression(*CASES["a column twice"][:2])
+    with pytest.raises(ValueError, match="rank 3 of 4"):
+        jf.whiten(problem)
