@@ -70,6 +70,14 @@ class AbstractLoss(eqx.Module):
         scaled = tuple(jnp.asarray(factor, float) * f for f in factors)
         return Sum(terms, scaled)  # pyright: ignore
 
+    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+        """The least excess of any network of these shapes, where that is known.
+
+        Known are losses without local minima, so that whatever rests above is a saddle.
+        """
+        del network
+        return None
+
     @property
     def samples(self) -> int | None:
         """The number of samples that mini-batches are drawn from, if there are any."""
@@ -104,6 +112,13 @@ class Sum(AbstractLoss):
     def _add(self, values) -> Scalar:
         pairs = zip(self.factors, values, strict=True)
         return sum((factor.astype(v.dtype) * v for factor, v in pairs), start=0.0)  # pyright: ignore
+
+    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+        if len(self.terms) > 1:
+            return None
+        [term] = self.terms
+        least = term.least_excess(network)
+        return None if least is None else self._add([least])
 
     @property
     def samples(self) -> int | None:
@@ -154,6 +169,21 @@ class Regression(AbstractLoss):
     def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
         gap = outputs - self.target
         return jnp.sum((gap @ self.covariance) * gap)
+
+    def least_excess(self, network: DeepLinear) -> Scalar | None:
+        r"""That of the best map of the rank that fits through the narrowest layer.
+
+        There are no other local minima (Baldi & Hornik, 1989, for two layers; Kawaguchi,
+        2016). Unknown with a readout.
+        """
+        if self.readout is not None:
+            return None
+        narrowest = min(n for w in network.weights for n in w.shape)
+        if narrowest == min(self.target.shape):
+            return jnp.zeros((), self.target.dtype)
+        variances, axes = jnp.linalg.eigh(self.covariance)
+        seen = self.target @ axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
+        return jnp.sum(jnp.linalg.svd(seen, compute_uv=False)[narrowest:] ** 2)
 
     def linear_map(self, network: DeepLinear) -> Float[Array, "out in"]:
         r"""The end-to-end matrix $P W_L \\cdots W_1$, readout included.

@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
       reach its floor, so is `Trajectory.remaining`, and it is no plateau.
     - `PLATEAU`: `Trajectory.remaining` is that small, but the loss curves down in some
       direction, by $\frac12 |\lambda| \|\theta\|^2 > \sqrt{\texttt{tolerance}}\, \Delta$,
-      or up in none: a saddle.
+      or up in none, or the least excess is known and further below: a saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
@@ -152,6 +152,9 @@ def judge(
     at_rest = remaining <= tolerance * scale
     # What moving by the length of the weights, or by one, could gain.
     saddle = -lowest * jnp.maximum(size, 1) ** 2 / 2 > root * scale
+    # Saddles of higher order are flat, and only known by what is below them.
+    if (least := loss.least_excess(end)) is not None:
+        saddle |= excess - least > 10 * tolerance.astype(scale.dtype) * scale
     cases = (
         (lost, Status.DIVERGED),
         (there, Status.CONVERGED),
