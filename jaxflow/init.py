@@ -8,12 +8,15 @@ A linear network with skip connections, $x \mapsto (I + A_L) \cdots (I + A_1) x$
 `DeepLinear` that starts near the identity: the gradient in $A_k$ is that in $I + A_k$.
 """
 
+import functools as ft
 import itertools as it
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from .networks import DeepLinear
@@ -149,6 +152,81 @@ def balanced(
     between = jnp.diag(jnp.pad(root, pad))
     last = jnp.pad(left * root[None], ((0, 0), pad))
     return DeepLinear((first, *(between,) * (depth - 2), last))
+
+
+def factorisation(
+    product: Float[Array, "out in"],
+    widths: Sequence[int],
+    *,
+    scale: ScalarLike,
+    key: PRNGKeyArray,
+) -> DeepLinear:
+    r"""A random factorisation of a matrix, balanced for `scale` 0 and less so for more.
+
+    Each hidden representation of the balanced factorisation is turned and stretched at
+    random, $W_k \to G_k W_k G_{k-1}^{-1}$, with $\log$ singular values of $G_k$ of
+    standard deviation `scale`. Neurons beyond the rank of the product are either written
+    to and never read, or read and never written to, at random. Every factorisation can be
+    drawn.
+
+    Args:
+        product: What the layers multiply to.
+        widths: Numbers of inputs, hidden neurons and outputs.
+        scale: How far from balanced.
+        key: Randomness.
+
+    Raises:
+        ValueError: If `widths` do not fit the product, or a hidden layer is narrower than
+            its rank (under a transformation, than its smaller side).
+    """
+    _check_widths("factorisation", widths)
+    if (widths[-1], widths[0]) != product.shape:
+        raise ValueError(
+            f"`init.factorisation(widths=...)` must go from {product.shape[1]} inputs to "
+            f"{product.shape[0]} outputs, those of the product, but is {tuple(widths)}."
+        )
+    left, values, right = jnp.linalg.svd(product)
+    rank = values.size
+    if not isinstance(values, Tracer):
+        rounding = max(product.shape) * np.finfo(values.dtype).eps * values[0]
+        rank = int(np.sum(values > rounding))
+    if len(widths) > 2 and min(widths[1:-1]) < rank:
+        raise ValueError(
+            "`init.factorisation(widths=...)` must be at least the product's rank, "
+            f"{rank}, in all hidden layers, but is {tuple(widths)}."
+        )
+    scale = jnp.asarray(scale, product.dtype)
+    return _factorise(left, values, right, scale, key, widths=tuple(widths), rank=rank)
+
+
+@ft.partial(jax.jit, static_argnames=("widths", "rank"))
+def _factorise(left, values, right, scale, key, *, widths, rank):
+    depth, dtype = len(widths) - 1, left.dtype
+    gains = values[:rank] ** (1 / depth)
+    size = gains[0] if rank else jnp.ones((), dtype)
+    # Neurons that are only read (0), that carry the product (1), or are only written to.
+    place = lambda k: jnp.arange(widths[k])
+    kinds = [jnp.where(place(k) < rank, 1, 0) for k in range(depth + 1)]
+    kinds[0] = 2 - kinds[0]
+    layers, back = [], right
+    for k, (inputs, outputs) in enumerate(it.pairwise(widths)):
+        mix, stretch, turn, kind = jr.split(jr.fold_in(key, k), 4)
+        if k < depth - 1:
+            written = jr.bernoulli(kind, shape=(outputs,)) & (kinds[k + 1] == 0)
+            kinds[k + 1] = jnp.where(written, 2, kinds[k + 1])
+        then, before = kinds[k + 1][:, None], kinds[k][None]
+        free = (then > before) | (then == before) & (then != 1)
+        noise = jr.normal(mix, free.shape, dtype) / max(inputs, outputs) ** 0.5
+        layer = jnp.where(free, scale * size * noise, 0)
+        layer += jnp.pad(jnp.diag(gains), [(0, d - rank) for d in layer.shape])
+        if k == depth - 1:
+            layers.append(left @ layer @ back)
+            break
+        after, first = jr.orthogonal(turn, outputs, (2,), dtype)
+        sizes = jnp.exp(scale * jr.normal(stretch, (outputs,), dtype))
+        layers.append(after * sizes[None] @ first @ layer @ back)
+        back = first.T / sizes[None] @ after.T
+    return DeepLinear(tuple(layers))
 
 
 def balanced_rank_one(

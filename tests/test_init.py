@@ -183,3 +183,39 @@ def test_zero_residuals_are_balanced_whatever_the_widths(problem, widths):
     wanted = np.zeros((widths[-1], widths[0]))
     wanted[ones, ones] = 1
     np.testing.assert_array_equal(start.product, wanted)
+
+
+FACTORS = {
+    "wide": ((3, 5, 4, 2), 2),
+    "rank of one": ((3, 5, 1, 4), 1),
+    "no product": ((3, 2, 3), 0),
+    "one layer": ((3, 4), 2),
+}
+
+
+@pytest.mark.parametrize(("widths", "rank"), FACTORS.values(), ids=FACTORS)
+def test_random_factorisations_keep_the_product_and_nothing_else(problem, widths, rank):
+    draw = np.random.default_rng(0).normal
+    product = jnp.asarray(draw(size=(widths[-1], rank)) @ draw(size=(rank, widths[0])))
+    build = lambda key, scale: jf.init.factorisation(product, widths, scale=scale, key=key)
+    networks = jax.vmap(lambda key: build(key, 0.5))(jr.split(jr.key(0), 20))
+    assert tuple(w.shape[1:] for w in networks.weights) == tuple(
+        (then, first) for first, then in it.pairwise(widths)
+    )
+    for k in range(20):
+        one = jax.tree.map(lambda w: w[k], networks)  # noqa: B023
+        np.testing.assert_allclose(one.product, product, atol=1e-11)
+    balanced = build(jr.key(1), 0.0)
+    np.testing.assert_allclose(balanced.product, product, atol=1e-12)
+    np.testing.assert_allclose(jf.imbalance(problem, balanced), 0, atol=1e-12)
+    if len(widths) > 2 and rank:
+        assert jnp.max(jf.imbalance(problem, one)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("widths", "fact"),
+    [((3, 2, 3), "product's rank, 3"), ((2, 3, 3), "from 3 inputs"), ((3,), "widths")],
+)
+def test_widths_that_cannot_hold_the_product_are_refused(widths, fact):
+    with pytest.raises(ValueError, match=fact):
+        jf.init.factorisation(jnp.eye(3), widths, scale=0.1, key=jr.key(0))
