@@ -20,6 +20,7 @@ from .dynamics import (
     gradient_flow as gradient_flow,
     ExponentialRosenbrock as ExponentialRosenbrock,
     gradient_descent as gradient_descent,
+    flatten as flatten,
     Trajectory as Trajectory,
     Status as Status,
     value as value,

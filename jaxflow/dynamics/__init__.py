@@ -2,6 +2,7 @@
 
 from .descent import gradient_descent as gradient_descent
 from .exponential import ExponentialRosenbrock as ExponentialRosenbrock
+from .flattening import flatten as flatten
 from .flow import gradient_flow as gradient_flow
 from .trajectory import (
     Observable as Observable,
