@@ -39,5 +39,15 @@ def network() -> jf.DeepLinear:
 @pytest.fixture(scope="session")
 def reference() -> dict:
     """Values of an independent numpy and scipy implementation."""
-    path = Path(__file__).parent / "data" / "marion_chizat.json"
+    return _reference("marion_chizat")
+
+
+@pytest.fixture(scope="session")
+def flattest_reference() -> dict:
+    """The same, for Mulayoff & Michaeli (2020)."""
+    return _reference("mulayoff_michaeli")
+
+
+def _reference(name):
+    path = Path(__file__).parent / "data" / f"{name}.json"
     return json.loads(path.read_text())

@@ -1,3 +1,6 @@
 """What papers predict, one file a paper: closed forms, no simulation."""
 
-from . import marion_chizat_2024 as marion_chizat_2024
+from . import (
+    marion_chizat_2024 as marion_chizat_2024,
+    mulayoff_michaeli_2020 as mulayoff_michaeli_2020,
+)

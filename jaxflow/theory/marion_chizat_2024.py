@@ -16,12 +16,12 @@ paper's text: it was derived for this library and is tested against direct numer
 import itertools as it
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from ..losses import Regression
 from ..networks import DeepLinear
+from . import mulayoff_michaeli_2020 as exact
 
 
 class Curvatures(NamedTuple):
@@ -80,11 +80,10 @@ def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
        \Sigma^{1/2} \hat w_\star \hat w_\star^\top \Sigma^{1/2}\right), $$
 
     whatever the hidden widths, and for data of any rank; $2 \|p\|^2 \Lambda$ for depth 1.
-    The minimum is that of a convex function of one variable. Differentiable in the
-    problem by the envelope theorem, once.
+    That of `mulayoff_michaeli_2020` for a target of norm one, times $c$. Differentiable in
+    the problem by the envelope theorem, once.
     """
-    ratio = _flattest_ratio(problem, depth)
-    return 2 * _size(problem, depth) * _tilted(problem, depth, jnp.log(ratio))
+    return _size(problem, depth) * exact.flattest_sharpness(_unit(problem), depth)
 
 
 def flattest_minimiser(
@@ -101,7 +100,8 @@ def flattest_minimiser(
         width: Neurons in each hidden layer; the number of inputs by default.
     """
     size, _, out = _polar(problem)
-    norm = jnp.sqrt(_flattest_ratio(problem, depth) * _size(problem, depth))
+    ratio = exact.flattest_ratio(_unit(problem), depth)
+    norm = jnp.sqrt(ratio * _size(problem, depth))
     after = (norm / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
     first = size / jnp.where(norm > 0, norm, 1) if depth > 1 else size / out
     return _rank_one(problem, depth, width, first, after)
@@ -114,7 +114,7 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
        w_\star^\top \Sigma^{1/2}\right) \le 2 c\, (\Lambda + (L-1) a) \quad
        \text{(derived)}. $$
     """
-    return 2 * _size(problem, depth) * _tilted(problem, depth, jnp.zeros(()))
+    return _size(problem, depth) * exact.balanced_sharpness(_unit(problem), depth)
 
 
 def balanced_minimiser(
@@ -238,49 +238,10 @@ def _size(problem: Regression, depth: int) -> Scalar:
     return size ** (2 - 2 / depth) * out ** (2 / depth)
 
 
-def _tilted(problem: Regression, depth: int, log_ratio: Scalar) -> Scalar:
-    r"""$\lambda_{\max}$ in `flattest_sharpness`, without a root of the covariance.
-
-    $\Sigma^{1/2} M \Sigma^{1/2}$ has the eigenvalues of $M^{1/2} \Sigma M^{1/2}$, and
-    $M = \rho I + \beta \hat w_\star \hat w_\star^\top$ has a root in closed form, which is
-    smooth also for data of deficient rank.
-    """
+def _unit(problem: Regression) -> Regression:
+    """The problem with a target of norm one, and no readout, to which others scale."""
     _, along, _ = _polar(problem)
-    log_ratio = log_ratio.astype(along.dtype)
-    narrow = jnp.exp(log_ratio / 2)
-    if depth == 1:
-        wide = narrow
-    else:
-        wide = jnp.sqrt(
-            jnp.exp(log_ratio) + (depth - 1) * jnp.exp(-log_ratio / (depth - 1))
-        )
-    eye = jnp.eye(along.size, dtype=along.dtype)
-    root = narrow * eye + (wide - narrow) * jnp.outer(along, along)
-    return jnp.linalg.eigvalsh(root @ problem.covariance @ root)[-1]
-
-
-def _flattest_ratio(problem: Regression, depth: int) -> Scalar:
-    r"""The minimising $\rho = r / c$, by golden sections of $\log \rho$."""
-    problem = jax.lax.stop_gradient(problem)
-    a, _, largest = curvatures(problem)
-    if depth == 1:
-        return jnp.ones_like(a)
-    # At the minimum each of the two terms alone is at most the value at ratio 1.
-    top = _tilted(problem, depth, jnp.zeros(()))
-    tiny = jnp.finfo(a.dtype).tiny
-    low = (depth - 1) * jnp.log(jnp.maximum((depth - 1) * a / top, tiny))
-    high = jnp.log(jnp.maximum(top / largest, 1))
-    low, high = jnp.where(a > 0, low, 0), jnp.where(a > 0, high, 0)  # No target, no tilt.
-    golden = (5**0.5 - 1) / 2
-
-    def narrow(_, interval):
-        low, high = interval
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        go_left = _tilted(problem, depth, left) < _tilted(problem, depth, right)
-        return jnp.where(go_left, low, left), jnp.where(go_left, right, high)
-
-    low, high = jax.lax.fori_loop(0, 80, narrow, (low, high))
-    return jnp.exp((low + high) / 2)
+    return Regression(along[None], problem.covariance, problem.floor)
 
 
 def _rank_one(problem, depth, width, first, after) -> DeepLinear:
