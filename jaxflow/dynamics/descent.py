@@ -260,8 +260,7 @@ def _travel_as_one(kernel, way, step, network):
 
         return jax.vmap(label)(networks, lived, moving)
 
-    one_after_other = kernel is lanes.IN_TURN
-    travel = one_by_one(alone) if one_after_other else batched(alone, together)
+    travel = one_by_one(alone) if kernel.step is None else batched(alone, together)
     differentiable = eqx.filter_custom_jvp(lambda inputs: travel(inputs))
     differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
     return differentiable(inputs)
