@@ -37,7 +37,9 @@ def compute(
     Raises:
         RuntimeError: If a member fails while it runs.
     """
-    for group in _groups(grid, sink, range(grid.count) if chunks is None else chunks):
+    chunks = range(grid.count) if chunks is None else chunks
+    left = (chunk for chunk in chunks if not sink.done[chunk])
+    for group in groups(left, grid.point, len(devices())):
         runs = program(grid.point(group[0]))
         runs.compile(math.prod(grid.sides))
         with _devices_are_ours, _named(grid, group):
@@ -67,11 +69,12 @@ def _named(grid, group):
         ) from error
 
 
-def _groups(grid, sink, chunks):
-    """Chunks to run together: of one loop point, one for each device, none that is done."""
-    for _, together in it.groupby(chunks, grid.point):
-        left = (chunk for chunk in together if not sink.done[chunk])
-        while group := list(it.islice(left, len(devices()))):
+def groups(
+    chunks: Iterable[int], point: Callable[[int], Point], size: int
+) -> Iterator[list[int]]:
+    """Chunks to run together: of one loop point, and at most `size` of them."""
+    for _, together in it.groupby(chunks, point):
+        while group := list(it.islice(together, size)):
             yield group
 
 
