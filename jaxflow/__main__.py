@@ -186,15 +186,14 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     import jax
     import numpy as np
 
+    from .experiments.programs import cores
     from .experiments.store import load
     from .experiments.sweeps import sweep
 
     jax.config.update("jax_enable_x64", settings.float64)
     client = _client(settings.scheduler)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    alone = client is not None or jax.default_backend() != "cpu" or cores == 1
-    pool = None if alone else _workers(cores, settings.float64)
+    alone = client is not None or jax.default_backend() != "cpu" or cores() == 1
+    pool = None if alone else _workers(cores(), settings.float64)
 
     def call(name, run, **options):
         options |= {"path": stores / name}
