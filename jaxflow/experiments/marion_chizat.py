@@ -61,13 +61,14 @@ def run(
     import jax
     import xarray as xr
 
+    from .sweeps import named
+
     names = tuple(PARTS) if only is None else only
     if wrong := [name for name in names if name not in PARTS]:
         raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds` must be positive, but is {seeds}.")
-    sweep = _sweep if sweep is None else sweep
-    plan = _Plan(jax.random.key(seed), seeds, quick, sweep)
+    plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
     parts = {
         "gelu": _gelu,
         "gaussian": _gaussian,
@@ -226,11 +227,6 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
         figure.suptitle(f"Marion & Chizat (2024): {PARTS[name]}", fontsize=10)
         drawn[name] = figure
     return drawn
-
-
-def _sweep(name: str, *arguments, **options) -> "xr.Dataset":
-    del name
-    return jf.sweep(*arguments, **options)
 
 
 class _Plan(NamedTuple):

@@ -115,6 +115,12 @@ def sweep(
     return runs
 
 
+def named(name: str, *arguments, **options) -> xr.Dataset:
+    """`sweep` with a name first, as experiments call it; here the name is of no use."""
+    del name
+    return sweep(*arguments, **options)
+
+
 def usable(runs: xr.Dataset) -> xr.Dataset:
     """The runs at a minimum, around one, or on their way; the others are `nan`."""
     ends = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
