@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import fisher_exact
 
 import jaxflow as jf
-from jaxflow.experiments import marion_chizat, plot
+from jaxflow.experiments import marion_chizat
 from jaxflow.experiments.data import paper_data, paper_readout
 from jaxflow.experiments.marion_chizat import PARTS, _descents, _Plan, _problem
+from jaxflow.experiments.statistics import gap_regression
 from jaxflow.experiments.sweeps import named
 
 # Of an independent implementation in numpy: 20 runs a point (10 at the least step size).
@@ -131,10 +132,10 @@ def test_the_slope_of_the_gap_is_tested_in_the_right_tail(tree):
     runs = tree["underdetermined"].to_dataset().sel(step_size=[0.001])
     ends = runs.isel(record=-1)
     rising = runs.assign(generalisation_gap=runs.sharpness**0.42)
-    assert plot.gap_regression(rising).slope == pytest.approx(0.42)
-    assert plot.gap_regression(rising).pvalue < 1e-6
+    assert gap_regression(rising).slope == pytest.approx(0.42)
+    assert gap_regression(rising).pvalue < 1e-6
     falling = runs.assign(generalisation_gap=1 / runs.sharpness)
-    assert plot.gap_regression(falling).pvalue > 0.99
+    assert gap_regression(falling).pvalue > 0.99
     assert ends.generalisation_gap.notnull().any()
 
 
