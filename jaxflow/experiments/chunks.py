@@ -5,7 +5,7 @@ import itertools as it
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -48,9 +48,9 @@ def compute(
         seconds = time.perf_counter() - started
         values = {name: np.asarray(value) for name, value in values.items()}
         for k, chunk in enumerate(group):
-            part = {name: value[k] for name, value in values.items()}
+            part = {name: grid.inside(chunk, v[k]) for name, v in values.items()}
             sink.write(grid, chunk, part, seconds)
-            yield chunk, diverged(sink, grid.region(chunk))
+            yield chunk, diverged(part)
 
 
 # Sweeps in several threads compile and write at the same time, but take turns to compute.
@@ -78,7 +78,7 @@ def groups(
             yield group
 
 
-def diverged(sink: Sink, region: Any = ...) -> int:
-    """How many members in a region have diverged."""
-    status = sink.arrays.get("status")
+def diverged(arrays: Mapping[str, Any], region: Any = ...) -> int:
+    """How many members have diverged, or those in a region."""
+    status = arrays.get("status")
     return 0 if status is None else int(np.sum(status[region] == Status.DIVERGED))

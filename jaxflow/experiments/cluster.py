@@ -147,4 +147,4 @@ def _work(
         sink = open_sink(loaded.job.path, loaded.job.variables)
         for _ in compute_here(grid, loaded.program, sink, chunks):
             pass
-    return [(chunk, diverged(sink, grid.region(chunk))) for chunk in chunks]
+    return [(chunk, diverged(sink.arrays, grid.region(chunk))) for chunk in chunks]

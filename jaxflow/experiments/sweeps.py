@@ -145,7 +145,7 @@ def _plan(run, key, seeds, loop, axes, chunk) -> tuple[Work, dict[Point, Program
 def _follow(steps, grid, sink, progress):
     """Take all steps, and say how it goes."""
     done = found = int(np.sum(sink.done[...]))
-    bad = diverged(sink)
+    bad = diverged(sink.arrays)
     if progress is None:
         for _ in steps:
             pass
