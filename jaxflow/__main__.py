@@ -129,8 +129,8 @@ def _run(
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
         _write(part, tree, table, experiment.figures(tree))
         shutil.rmtree(part / "sweeps", ignore_errors=True)
-        (part / _REQUEST).unlink()
         replace(part, out)
+        (out / _REQUEST).unlink()
     finally:
         signal.signal(signal.SIGINT, before)
         if not (part / "sweeps").exists():
