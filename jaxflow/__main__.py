@@ -129,8 +129,8 @@ def _run(
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
         _write(part, tree, table, experiment.figures(tree))
         shutil.rmtree(part / "sweeps", ignore_errors=True)
-        (part / _REQUEST).unlink()
         replace(part, out)
+        (out / _REQUEST).unlink()
     finally:
         signal.signal(signal.SIGINT, before)
         if not (part / "sweeps").exists():
@@ -186,15 +186,14 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     import jax
     import numpy as np
 
+    from .experiments.programs import cores
     from .experiments.store import load
     from .experiments.sweeps import sweep
 
     jax.config.update("jax_enable_x64", settings.float64)
     client = _client(settings.scheduler)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    alone = client is not None or jax.default_backend() != "cpu" or cores == 1
-    pool = None if alone else _workers(cores, settings.float64)
+    alone = client is not None or jax.default_backend() != "cpu" or cores() == 1
+    pool = None if alone else _workers(cores(), settings.float64)
 
     def call(name, run, **options):
         options |= {"path": stores / name}

@@ -76,6 +76,16 @@ def batched(alone: Callable[..., PyTree], together: Callable[..., PyTree]):
     return one
 
 
+def one_by_one(alone: Callable[..., PyTree]):
+    """`alone`, whose batches, however nested, are done one member after the other."""
+
+    def follow(size, moving, fixed):
+        del size
+        return jax.lax.map(lambda one: alone(*_either(one, fixed)), moving)
+
+    return batched(alone, follow)
+
+
 def _either(first: PyTree, second: PyTree) -> PyTree:
     """Each leaf from the tree that has it."""
     pick = lambda a, b: b if a is None else a

@@ -1,13 +1,14 @@
 """What `jax.vmap` of a run means: only what a batch does as a whole."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from ..kernels import one_by_one
 
 
 @custom_vmap
@@ -39,17 +40,7 @@ def in_turn(function: Callable[..., PyTree], arguments: PyTree, *, forward: bool
     closed = eqx.filter_closure_convert(whole, arrays)
     constants, code = eqx.partition(closed, eqx.is_array)
     plain = lambda inputs: eqx.combine(inputs[1], code)(inputs[0])
-    alone = custom_vmap(plain)
-
-    @alone.def_vmap
-    def _(size: int, batched: Any, inputs: Any):
-        del size
-        moving = jax.tree.map(lambda a, b: a if b else None, inputs, batched[0])
-        fixed = jax.tree.map(lambda a, b: None if b else a, inputs, batched[0])
-        one = lambda moving: alone(eqx.combine(moving, fixed))
-        out = jax.lax.map(one, moving)
-        return out, jax.tree.map(lambda _: True, out)
-
+    alone = one_by_one(plain)
     if forward:
         return alone((arrays, constants))
     # Carried round a loop, results have their batch first, as those of `alone` have: else

@@ -15,7 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from ..kernels import batched
+from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
 from . import lanes
 from .batching import anywhere
@@ -260,11 +260,7 @@ def _travel_as_one(kernel, way, step, network):
 
         return jax.vmap(label)(networks, lived, moving)
 
-    def in_turn(size, moving, fixed):
-        del size
-        return jax.lax.map(lambda one: alone(eqx.combine(one, fixed[0])), moving[0])
-
-    travel = batched(alone, in_turn if kernel is lanes.IN_TURN else together)
+    travel = one_by_one(alone) if kernel.step is None else batched(alone, together)
     differentiable = eqx.filter_custom_jvp(lambda inputs: travel(inputs))
     differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
     return differentiable(inputs)

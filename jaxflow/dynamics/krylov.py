@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+# Products between two looks at the error.
+FEW = 8
+
 
 class Modes(eqx.Module):
     r"""A vector $v = \sum_i c_i u_i$ in approximate eigenvectors of a symmetric matrix.
@@ -31,7 +34,6 @@ def krylov(
     duration: Float[Array, ""],
     allowed: Float[Array, ""],
     largest: int = 40,
-    few: int = 8,
 ) -> Modes:
     r"""Split a vector into modes that give $\varphi_k(h A) v$, by symmetric Lanczos.
 
@@ -46,10 +48,9 @@ def krylov(
         duration: The time $h$.
         allowed: The error allowed, in the units of $v$.
         largest: Products at most.
-        few: Products between two looks at the error.
     """
     largest = min(largest, v.size)
-    few = min(few, largest)
+    few = min(FEW, largest)
     eps = jnp.finfo(v.dtype).eps
     size = jnp.linalg.norm(v)
 

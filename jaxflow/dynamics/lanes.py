@@ -110,14 +110,13 @@ def _perceptron(
 
 
 class Kernel(NamedTuple):
-    """A step `(loss, weights, step sizes) -> weights`, and numbers it needs a network."""
+    """A step `(loss, weights, step sizes) -> weights`, and numbers it needs a network.
 
-    step: Callable[[Any, Weights, Array], Weights]
-    size: int
+    No step means one network after the other: each fills the machine alone.
+    """
 
-
-# For networks that fill the machine alone, and of which a batch is slower than its members.
-IN_TURN = Kernel(lambda loss, weights, eta: weights, 0)
+    step: Callable[[Any, Weights, Array], Weights] | None
+    size: int = 0
 
 
 def find(loss: AbstractLoss, network: PyTree[Array]) -> Kernel | None:
@@ -126,7 +125,7 @@ def find(loss: AbstractLoss, network: PyTree[Array]) -> Kernel | None:
         return None
     if max(network.widths) > WIDEST:
         linear = type(loss) is Regression and type(network) is DeepLinear
-        return IN_TURN if linear and jax.default_backend() == "cpu" else None
+        return Kernel(None) if linear and jax.default_backend() == "cpu" else None
     arrays = jax.tree.leaves((loss, network))
     if len({leaf.dtype for leaf in arrays if eqx.is_inexact_array(leaf)}) != 1:
         return None
@@ -151,7 +150,7 @@ def descend(
     A network that is not finite any more gives up its lane as soon as that frees a block.
 
     Args:
-        kernel: Their step.
+        kernel: Their step, of which there must be one.
         ends: Numbers of steps to record after.
         size: The number of networks.
         moving: Steps, which have a `loss` and a `step_size`, and networks, where they
@@ -161,6 +160,8 @@ def descend(
     Returns:
         The networks at each record, and whether they were finite at the one before.
     """
+    assert kernel.step is not None
+    advance = kernel.step
     itemsize = jnp.result_type(*jax.tree.leaves((moving, fixed))).itemsize
     blocks = 1
     if jax.default_backend() == "cpu":
@@ -181,7 +182,7 @@ def descend(
         start = block * width
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, -1)
         loss, step_size = jax.tree.map(lambda x: cut(x) if laned(x) else x, place)
-        step = lambda _, ws: kernel.step(loss, ws, step_size)
+        step = lambda _, ws: advance(loss, ws, step_size)
         several = lambda k, ws: ft.reduce(lambda ws, _: step(k, ws), range(UNROLL), ws)
         new = jax.lax.fori_loop(0, steps // UNROLL, several, tuple(map(cut, weights)))
         new = jax.lax.fori_loop(0, steps % UNROLL, step, new)

@@ -5,7 +5,7 @@ import itertools as it
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,7 +37,9 @@ def compute(
     Raises:
         RuntimeError: If a member fails while it runs.
     """
-    for group in _groups(grid, sink, range(grid.count) if chunks is None else chunks):
+    chunks = range(grid.count) if chunks is None else chunks
+    left = (chunk for chunk in chunks if not sink.done[chunk])
+    for group in groups(left, grid.point, len(devices())):
         runs = program(grid.point(group[0]))
         runs.compile(math.prod(grid.sides))
         with _devices_are_ours, _named(grid, group):
@@ -46,9 +48,9 @@ def compute(
         seconds = time.perf_counter() - started
         values = {name: np.asarray(value) for name, value in values.items()}
         for k, chunk in enumerate(group):
-            part = {name: value[k] for name, value in values.items()}
+            part = {name: grid.inside(chunk, v[k]) for name, v in values.items()}
             sink.write(grid, chunk, part, seconds)
-            yield chunk, diverged(sink, grid.region(chunk))
+            yield chunk, diverged(part)
 
 
 # Sweeps in several threads compile and write at the same time, but take turns to compute.
@@ -67,15 +69,16 @@ def _named(grid, group):
         ) from error
 
 
-def _groups(grid, sink, chunks):
-    """Chunks to run together: of one loop point, one for each device, none that is done."""
-    for _, together in it.groupby(chunks, grid.point):
-        left = (chunk for chunk in together if not sink.done[chunk])
-        while group := list(it.islice(left, len(devices()))):
+def groups(
+    chunks: Iterable[int], point: Callable[[int], Point], size: int
+) -> Iterator[list[int]]:
+    """Chunks to run together: of one loop point, and at most `size` of them."""
+    for _, together in it.groupby(chunks, point):
+        while group := list(it.islice(together, size)):
             yield group
 
 
-def diverged(sink: Sink, region: Any = ...) -> int:
-    """How many members in a region have diverged."""
-    status = sink.arrays.get("status")
+def diverged(arrays: Mapping[str, Any], region: Any = ...) -> int:
+    """How many members have diverged, or those in a region."""
+    status = arrays.get("status")
     return 0 if status is None else int(np.sum(status[region] == Status.DIVERGED))

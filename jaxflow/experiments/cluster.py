@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import hashlib
-import itertools as it
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .chunks import compute as compute_here, diverged
+from .chunks import compute as compute_here, diverged, groups
 from .grid import Point
 from .programs import Program, Work, devices
 from .sinks import Sink, Variable, open_sink
@@ -75,7 +74,7 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
     left = [chunk for chunk in range(grid.count) if not done[chunk]]
     sizes = client.run(lambda: len(devices()), on_error="ignore").values()
     size = max(sizes, default=1)
-    running = {submit(chunks): chunks for chunks in _groups(left, grid.point, size)}
+    running = {submit(chunks): chunks for chunks in groups(left, grid.point, size)}
     suspects, lost = [], []
     try:
         for future in as_completed(list(running)):
@@ -102,12 +101,6 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
             f"all others are in {job.path}: {'; '.join(map(grid.describe, lost))}. Give "
             "the workers more memory, or try one point alone."
         )
-
-
-def _groups(chunks, point, size) -> Iterator[list[int]]:
-    for _, together in it.groupby(chunks, point):
-        while group := list(it.islice(together, size)):
-            yield group
 
 
 class _Loaded:
@@ -154,4 +147,4 @@ def _work(
         sink = open_sink(loaded.job.path, loaded.job.variables)
         for _ in compute_here(grid, loaded.program, sink, chunks):
             pass
-    return [(chunk, diverged(sink, grid.region(chunk))) for chunk in chunks]
+    return [(chunk, diverged(sink.arrays, grid.region(chunk))) for chunk in chunks]

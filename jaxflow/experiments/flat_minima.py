@@ -68,6 +68,7 @@ def run(
     import xarray as xr
 
     from .data import load_data
+    from .sweeps import named
 
     depth = (3 if quick else 5) if depth is None else depth
     steps = (4_000 if quick else 20_000) if steps is None else steps
@@ -99,10 +100,7 @@ def run(
     gaussian = ft.partial(jf.init.gaussian, (*[width] * depth, 1))
     residual = ft.partial(jf.init.residual, width, depth)
     progress(loaded.description)
-    sweep = (
-        (lambda name, *given, **how: jf.sweep(*given, **how)) if sweep is None else sweep
-    )
-    plan = _Plan(depth, step_sizes, steps, seeds, key, sweep, progress)
+    plan = _Plan(depth, step_sizes, steps, seeds, key, sweep or named, progress)
     branches = {
         "gaussian": plan.branch("gaussian", plain, gaussian, scales),
         "residual": plan.branch("residual", projected, residual, residual_scales),

@@ -61,13 +61,14 @@ def run(
     import jax
     import xarray as xr
 
+    from .sweeps import named
+
     names = tuple(PARTS) if only is None else only
     if wrong := [name for name in names if name not in PARTS]:
         raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds` must be positive, but is {seeds}.")
-    sweep = _sweep if sweep is None else sweep
-    plan = _Plan(jax.random.key(seed), seeds, quick, sweep)
+    plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
     parts = {
         "gelu": _gelu,
         "gaussian": _gaussian,
@@ -123,24 +124,24 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
 
 
 def _rows(name, runs):
-    from .plot import gap_regression
+    from .statistics import gap_regression
     from .sweeps import usable
 
     for step_size in runs.step_size.to_numpy():
         some = runs.sel(step_size=step_size).isel(record=-1)
-        diverged, count = diverged_runs(some)
+        count = int((some.status >= 0).sum())
         sharpness = usable(some).sharpness
         row = {
             "experiment": name,
             "at": f"step size {step_size:g}" if step_size else "flow, in the limit",
-            "runs": int(count.sum()),
-            "diverged": _share(diverged, count),
+            "runs": count,
+            "diverged": _share(some),
             "sharpness": f"{float(sharpness.median()):.4g}",
             "range": f"{float(sharpness.min()):.4g}-{float(sharpness.max()):.4g}",
             "2/step": f"{2 / step_size:.4g}" if step_size else "-",
         }
         for status in (jf.Status.CONVERGED, jf.Status.OSCILLATING, jf.Status.MOVING):
-            share = float((some.status == status).sum() / count.sum())
+            share = float((some.status == status).sum() / count)
             row[status.name.lower()] = f"{share:.0%}"
         if "generalisation_gap" in runs:
             fit = gap_regression(runs.sel(step_size=[step_size]))
@@ -153,33 +154,25 @@ def _depth_rows(runs):
     ends = runs.isel(record=-1)
     for depth in runs.depth.to_numpy():
         some = ends.sel(depth=depth)
-        diverged, count = diverged_runs(some)
         # The paper's distance: a mean over entries of the squared error.
         close = (some.distance**2 / 5).median("seed") < 1e-5
         last = float(runs.step_size[close].max()) if close.any() else float("nan")
         yield {
             "experiment": "depth",
             "at": f"depth {depth}",
-            "runs": int(count.sum()),
-            "diverged": _share(diverged, count),
+            "runs": int((some.status >= 0).sum()),
+            "diverged": _share(some),
             "finding": f"trains up to step size {last:.4f}; none settles above "
             f"{float(some.critical_step_size):.4f}",
         }
 
 
-def diverged_runs(ends: "xr.Dataset") -> "tuple[xr.DataArray, xr.DataArray]":
-    """Which runs had diverged at their last record, and which there are."""
-    there = ends.status >= 0
-    return there & ends.excess.isnull(), there
+def _share(ends) -> str:
+    """The share of runs that diverged, with its interval."""
+    from .statistics import divergence
 
-
-def _share(some, of) -> str:
-    """A share, with Wilson's 95% interval."""
-    from scipy.stats import binomtest
-
-    some, of = int(some.sum()), int(of.sum())
-    found = binomtest(some, of).proportion_ci(method="wilson")
-    return f"{some / of:.0%} ({found.low:.0%}-{found.high:.0%})"
+    share, low, high = map(float, divergence(ends))
+    return f"{share:.0%} ({low:.0%}-{high:.0%})"
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
@@ -226,11 +219,6 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
         figure.suptitle(f"Marion & Chizat (2024): {PARTS[name]}", fontsize=10)
         drawn[name] = figure
     return drawn
-
-
-def _sweep(name: str, *arguments, **options) -> "xr.Dataset":
-    del name
-    return jf.sweep(*arguments, **options)
 
 
 class _Plan(NamedTuple):

@@ -1,13 +1,11 @@
 """Figures: a labelled dataset in, drawn axes out. No computing, no global style."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from scipy.stats import binomtest, linregress
 
 from ..dynamics import Status
+from .statistics import divergence, gap_regression, gaps
 from .sweeps import usable
 
 # Okabe & Ito's palette, which the colour-blind can tell apart.
@@ -67,16 +65,12 @@ def divergence_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     """The share of runs that diverged, with 95% intervals, against the scale."""
     ends = runs.isel(record=-1)
     for k, step_size in enumerate(ends.step_size.to_numpy()):
-        some = ends.sel(step_size=step_size)
-        there = (some.status >= 0).sum("seed").to_numpy()
-        bad = ((some.status >= 0) & some.excess.isnull()).sum("seed").to_numpy()
-        found = [binomtest(int(b), int(n)) for b, n in zip(bad, there, strict=True)]
-        limits = np.array([f.proportion_ci(method="wilson") for f in found]).T
-        spread = np.abs(limits - bad / there)
+        share, *limits = divergence(ends.sel(step_size=step_size), "seed")
+        spread = np.abs(limits - share)
         style = {"color": _colour(k), "marker": _MARKERS[k % len(_MARKERS)], "ms": 4}
         label = _name(float(step_size))
         line = {"capsize": 2, "elinewidth": 0.7, "lw": 1.2, "label": label}
-        ax.errorbar(some.scale, bad / there, spread, **style, **line)
+        ax.errorbar(ends.scale, share, spread, **style, **line)
     ax.set(xlabel="scale of the start", ylabel="share that diverged", ylim=(-0.03, 1.03))
     ax.legend(fontsize=7)
     return ax
@@ -114,27 +108,14 @@ def _against_step_size(runs, name, ax):
     ax.set(xscale="log", xlabel="step size")
 
 
-def gap_regression(runs: "xr.Dataset") -> Any:
-    """The least-squares line of log generalisation gap on log sharpness, at the ends.
-
-    Of usable runs with a positive gap; the p-value is that of a slope this large if there
-    were none.
-    """
-    ends = usable(runs).isel(record=-1)
-    x, y = ends.sharpness.to_numpy().ravel(), ends.generalisation_gap.to_numpy().ravel()
-    ok = (x > 0) & (y > 0)
-    return linregress(np.log10(x[ok]), np.log10(y[ok]), alternative="greater")
-
-
 def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
     """Test loss above training loss against sharpness at the end, with lines of a fit."""
-    for k, step_size, some in _by_step_size(runs.isel(record=-1)):
-        x, y = some.sharpness.to_numpy().ravel(), some.generalisation_gap.to_numpy().ravel()
-        ok = (x > 0) & (y > 0)
-        fit = gap_regression(runs.sel(step_size=[step_size]))
+    for k, step_size, some in _by_step_size(runs):
+        x, y = gaps(some)
+        fit = gap_regression(some)
         label = f"{_name(step_size)}: slope {fit.slope:.2f} $\\pm$ {fit.stderr:.2f}"
-        ax.plot(x[ok], y[ok], ".", ms=2, alpha=0.4, color=_colour(k))
-        ends = np.array([np.min(x[ok]), np.max(x[ok])])
+        ax.plot(x, y, ".", ms=2, alpha=0.4, color=_colour(k))
+        ends = np.array([np.min(x), np.max(x)])
         ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=_colour(k), label=label)
     ax.set(xscale="log", yscale="log", xlabel="sharpness at the end")
     ax.set_ylabel("test loss $-$ training loss")

@@ -34,10 +34,14 @@ def devices() -> list[Any]:
     local = jax.local_devices()
     if local[0].platform != "cpu":
         return local
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = int(os.environ.get("NPROC", cores))
+    threads = int(os.environ.get("NPROC", cores()))
     return local[: max(1, threads - 1)]
+
+
+def cores() -> int:
+    """The cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)

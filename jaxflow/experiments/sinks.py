@@ -102,10 +102,10 @@ class Sink:
     seconds: Any
 
     def write(self, grid: Grid, chunk: int, values: Mapping[str, np.ndarray], seconds):
-        """Write a chunk: its variables over its members, then that it is done."""
+        """Write a chunk: its variables along all dimensions, then that it is done."""
         # The status at the end: members are pending until all the rest is there.
         for name in sorted(values, key=lambda name: name == "status"):
-            variable, value = self.variables[name], grid.inside(chunk, values[name])
+            variable, value = self.variables[name], values[name]
             rank = len(grid.shape)
             shape = value.shape[:rank] + variable.shape[rank:]
             block = np.full(shape, variable.pad, variable.dtype)

@@ -115,6 +115,12 @@ def sweep(
     return runs
 
 
+def named(name: str, *arguments, **options) -> xr.Dataset:
+    """`sweep` with a name first, as experiments call it; here the name is of no use."""
+    del name
+    return sweep(*arguments, **options)
+
+
 def usable(runs: xr.Dataset) -> xr.Dataset:
     """The runs at a minimum, around one, or on their way; the others are `nan`."""
     ends = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
@@ -139,7 +145,7 @@ def _plan(run, key, seeds, loop, axes, chunk) -> tuple[Work, dict[Point, Program
 def _follow(steps, grid, sink, progress):
     """Take all steps, and say how it goes."""
     done = found = int(np.sum(sink.done[...]))
-    bad = diverged(sink)
+    bad = diverged(sink.arrays)
     if progress is None:
         for _ in steps:
             pass

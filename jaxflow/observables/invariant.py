@@ -14,11 +14,12 @@ are others with eigenvalue zero.
 import itertools as it
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jaxtyping import Array, PyTree
 
+from ..kernels import batched
 from ..losses import AbstractLoss, Regression
 from ..networks import DeepLinear
 from . import batches
@@ -97,14 +98,13 @@ def coordinates(place: Place):
     return apply, project, embed
 
 
-@custom_vmap
-def largest(
+def _alone(
     place: Place, random: Array, rtol: Array, max_matvecs: Array
 ) -> tuple[Array, Array]:
     """The largest eigenvalue and the coordinates of its vector.
 
     Args:
-        place: Of one network, or, batched, of many.
+        place: Of the network.
         random: Coordinates to start from.
         rtol: As for Lanczos.
         max_matvecs: As for Lanczos; of a batch, the largest counts.
@@ -114,29 +114,13 @@ def largest(
     return found.values[0], found.vectors[0]
 
 
-@largest.def_vmap
-def _(count, batched, *arguments):
-    if max(n for w in arguments[0].weights for n in w.shape[-2:]) > batches.WIDEST:
-        axes = jax.tree.map(lambda moves: 0 if moves else None, batched)
-        return jax.vmap(largest.fun, axes)(*arguments), (True, True)
-    return _together(*_spread(count, batched, arguments)), (True, True)
+def _together(size, moving, fixed):
+    weights = eqx.combine(moving, fixed)[0].weights
+    if max(n for w in weights for n in w.shape[-2:]) > batches.WIDEST:
+        return jax.vmap(lambda one: _alone(*eqx.combine(one, fixed)))(moving)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), fixed)
+    place, *rest = eqx.combine(moving, same)
+    return batches.largest(*place, *rest)
 
 
-@custom_vmap
-def _together(place, random, rtol, max_matvecs):
-    """The same of a batch, along the first axis of everything."""
-    return batches.largest(*place, random, rtol, max_matvecs)
-
-
-@_together.def_vmap
-def _(count, batched, *arguments):
-    """A batch of batches is one longer batch."""
-    arguments = _spread(count, batched, arguments)
-    out = _together(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arguments))
-    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), out), (True, True)
-
-
-def _spread(count, batched, arguments):
-    """Every leaf with the batch as its first axis, whether or not it differs there."""
-    same = lambda x: jnp.broadcast_to(x, (count, *x.shape))
-    return jax.tree.map(lambda x, moves: x if moves else same(x), arguments, tuple(batched))
+largest = batched(_alone, _together)

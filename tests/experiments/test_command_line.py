@@ -12,7 +12,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.experiments import flat_minima
+from jaxflow.experiments import flat_minima, sweeps
 
 SMALL = (
     "run flat-minima --data paper --quick --depth 2 --steps 200 --seeds 2 --scales 0.3 "
@@ -107,7 +107,7 @@ def test_answers_do_not_wait_for_jax(words):
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, words, fact):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jf, "sweep", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(sweeps, "sweep", lambda *_, **__: pytest.fail("it ran"))
     assert call(f"run {words}") != 0
     printed = capsys.readouterr()
     assert fact in printed.out + printed.err

@@ -9,9 +9,11 @@ import pytest
 from scipy.stats import fisher_exact
 
 import jaxflow as jf
-from jaxflow.experiments import marion_chizat, plot
+from jaxflow.experiments import marion_chizat
 from jaxflow.experiments.data import paper_data, paper_readout
-from jaxflow.experiments.marion_chizat import PARTS, _descents, _Plan, _problem, _sweep
+from jaxflow.experiments.marion_chizat import PARTS, _descents, _Plan, _problem
+from jaxflow.experiments.statistics import gap_regression
+from jaxflow.experiments.sweeps import named
 
 # Of an independent implementation in numpy: 20 runs a point (10 at the least step size).
 FIGURES = Path(__file__).parents[1] / "data" / "marion_chizat_figures.json"
@@ -27,7 +29,7 @@ SCALES = {"gaussian": (0.25, 0.444444, 0.522222), "residual": (0.0, 0.566667, 1.
 @pytest.fixture(scope="module", params=STARTS)
 def compared(request):
     """Runs at some points of the paper's grid, and what others found there."""
-    kind, plan = request.param, _Plan(jr.key(1), 40, False, _sweep)
+    kind, plan = request.param, _Plan(jr.key(1), 40, False, named)
     problem, scales = _problem(readout=kind == "residual"), SCALES[request.param]
     draw = STARTS[kind]
     runs = _descents(plan, kind, problem, draw, np.array(scales), BUDGETS, seeds=40)
@@ -130,10 +132,10 @@ def test_the_slope_of_the_gap_is_tested_in_the_right_tail(tree):
     runs = tree["underdetermined"].to_dataset().sel(step_size=[0.001])
     ends = runs.isel(record=-1)
     rising = runs.assign(generalisation_gap=runs.sharpness**0.42)
-    assert plot.gap_regression(rising).slope == pytest.approx(0.42)
-    assert plot.gap_regression(rising).pvalue < 1e-6
+    assert gap_regression(rising).slope == pytest.approx(0.42)
+    assert gap_regression(rising).pvalue < 1e-6
     falling = runs.assign(generalisation_gap=1 / runs.sharpness)
-    assert plot.gap_regression(falling).pvalue > 0.99
+    assert gap_regression(falling).pvalue > 0.99
     assert ends.generalisation_gap.notnull().any()
 
 
