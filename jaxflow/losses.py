@@ -114,11 +114,9 @@ class Sum(AbstractLoss):
         return sum((factor.astype(v.dtype) * v for factor, v in pairs), start=0.0)  # pyright: ignore
 
     def least_excess(self, network: PyTree[Array]) -> Scalar | None:
-        if len(self.terms) > 1:
-            return None
-        [term] = self.terms
-        least = term.least_excess(network)
-        return None if least is None else self._add([least])
+        least = [term.least_excess(network) for term in self.terms]
+        # Of several terms no one knows.
+        return None if len(least) > 1 or least[0] is None else self._add(least)
 
     @property
     def samples(self) -> int | None:

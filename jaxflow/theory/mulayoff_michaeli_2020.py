@@ -400,11 +400,12 @@ def _solve(problem: Regression, depth: int) -> _Solution:
     near = (values >= values[-1] - rounding).astype(root.dtype)
     vectors *= near[None]
     slopes, turns = jnp.linalg.eigh(vectors.T @ slope(log_ratio) @ vectors)
-    spread = slopes[-1] - slopes[0]
-    share = jnp.clip(-slopes[0] / _positive(spread), 0, 1)
+    crossing = (slopes[0] < -rounding) & (slopes[-1] > rounding)
+    share = -slopes[0] / jnp.where(crossing, slopes[-1] - slopes[0], 1)
+    share = jnp.where(crossing, share, 1)
     mixed = jnp.sqrt(share) * turns[:, -1] + jnp.sqrt(1 - share) * turns[:, 0]
     single = jnp.zeros_like(mixed).at[-1].set(1)
-    mixed = near * jnp.where(spread > rounding, mixed, single)
+    mixed = near * jnp.where(crossing, mixed, single)
     return _Solution(log_ratio, root @ vectors @ mixed / jnp.linalg.norm(mixed))
 
 
