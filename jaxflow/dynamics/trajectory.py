@@ -27,9 +27,10 @@ class Status(enum.IntEnum):
 
     - `CONVERGED`: the excess is at most `tolerance` $\Delta$. Or, where the loss cannot
       reach its floor, so is `Trajectory.remaining`, and it is no plateau.
-    - `PLATEAU`: `Trajectory.remaining` is that small, but the loss curves down in some
-      direction, by $\frac12 |\lambda| \|\theta\|^2 > \sqrt{\texttt{tolerance}}\, \Delta$,
-      or up in none, or the least excess is known and further below: a saddle.
+    - `PLATEAU`: `Trajectory.remaining` is that small, but the least excess, where it is
+      known, as for linear networks, is further below. Where it is not: the loss curves down
+      in some direction, by $\frac12 |\lambda| \|\theta\|^2$ and itself more than
+      $\sqrt{\texttt{tolerance}}\, \Delta$, or up in none. A saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
@@ -150,11 +151,12 @@ def judge(
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
     remaining, lowest = _remaining_if(~(lost | there), loss, safe)
     at_rest = remaining <= tolerance * scale
-    # What moving by the length of the weights, or by one, could gain.
-    saddle = -lowest * jnp.maximum(size, 1) ** 2 / 2 > root * scale
-    # Saddles of higher order are flat, and only known by what is below them.
-    if (least := loss.least_excess(end)) is not None:
-        saddle |= excess - least > 10 * tolerance.astype(scale.dtype) * scale
+    if (least := loss.least_excess(end)) is None:
+        # What moving by the length of the weights, or by one, could gain.
+        gain = -lowest * jnp.maximum(size, 1) ** 2 / 2
+        saddle = jnp.minimum(gain, excess) > root * scale
+    else:  # So also saddles of higher order, which are flat, and minima that nearly are.
+        saddle = excess - least > 10 * tolerance.astype(scale.dtype) * scale
     cases = (
         (lost, Status.DIVERGED),
         (there, Status.CONVERGED),

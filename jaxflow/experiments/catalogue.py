@@ -15,6 +15,8 @@ EXPERIMENTS = {
     "beside the bounds of Marion & Chizat (2024)",
     "marion-chizat": "all experiments of Marion & Chizat (2024), beside the flow's limit "
     "and the exact theory",
+    "mulayoff-michaeli": "flattest minima of linear networks from inside, and what ends "
+    "there, beside the exact theory beyond Mulayoff & Michaeli (2020)",
 }
 
 

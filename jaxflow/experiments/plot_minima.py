@@ -1,0 +1,233 @@
+"""Figures of minima of linear networks: a labelled dataset in, two drawn panels out."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from ..dynamics import Status
+from .plot import _MARKERS, _colour
+
+_KINDS = {
+    "flattest, explicit": ("#0072B2", "o"),
+    "balanced": ("#009E73", "s"),
+    "found directly": ("#56B4E9", "D"),
+    "least trace": ("#E69F00", "^"),
+    "random": ("0.6", "."),
+}
+_RATIO = "sharpness over least sharpness"
+
+
+def chain(runs: xr.Dataset, axes: Any):
+    """Paths in the plane of weights, and the sharpness of minima and ends."""
+    plane, curve = axes
+    first = np.geomspace(0.25, 4, 400)
+    for sign, label in ((1, "minima, $w_1 w_2 = 1$"), (-1, None)):
+        plane.plot(sign * first, sign / first, color="0.3", lw=1, label=label)
+    curve.plot(first, 2 * (first**2 + first**-2), color="0.3", lw=1, label="minima")
+    curve.axhline(
+        runs.attrs["flattest"], color="0.3", ls="--", lw=1, label="least sharpness"
+    )
+    for k, step_size in enumerate(runs.step_size.to_numpy()):
+        run = runs.sel(step_size=step_size)
+        label = f"step size {step_size:g}: {Status(int(run.status)).name.lower()}"
+        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 3, "label": label}
+        plane.plot(*run.layers.to_numpy().T, lw=0.8, **style)
+        end = run.isel(record=-1)
+        curve.plot(
+            abs(float(end.layers[0])), float(end.sharpness), ls="", **style | {"ms": 7}
+        )
+        curve.axhline(2 / step_size, color=_colour(k + 1), ls=":", lw=1)
+    curve.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
+    plane.plot(*runs.layers.isel(record=0, step_size=0), "k*", ms=9, label="start")
+    plane.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), xlabel="$w_1$", ylabel="$w_2$")
+    curve.set(xlim=(0.25, 4), xscale="log", yscale="log", ylim=(3, 30))
+    curve.set(xlabel="$|w_1|$ at the end", ylabel="sharpness")
+    _plain(curve)
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def residual(runs: xr.Dataset, axes: Any):
+    """Excess in time, and where each target ends: how sharp, and whether at a minimum."""
+    time, ends = axes
+    deepest = runs.isel(depth=-1)
+    for k, target in enumerate(runs.target.to_numpy()):
+        run = deepest.sel(target=target)
+        style = {"color": _colour(k), "ls": "-" if _arrives(run) else "--"}
+        time.plot(run.time[1:], np.maximum(run.excess[1:], 1e-25), label=target, **style)
+    last = runs.isel(record=-1)
+    places = np.arange(runs.sizes["target"])
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        some = last.sel(depth=depth)
+        there = np.array([_arrives(some.sel(target=t)) for t in runs.target.to_numpy()])
+        ratio = (some.sharpness / some.flattest).to_numpy()
+        style = {"ls": "", "color": _colour(k + 1), "ms": 8}
+        at = places + 0.15 * (k - (runs.sizes["depth"] - 1) / 2)
+        ends.plot(
+            ratio[there], at[there], marker="o", label=f"depth {depth}: minimum", **style
+        )
+        kind = {"marker": "X", "label": f"depth {depth}: saddle, or still on its way"}
+        ends.plot(ratio[~there], at[~there], **kind, **style)
+    ends.axvline(1, color="0.3", ls="--", lw=1)
+    ends.set_yticks(places, runs.target.to_numpy())
+    ends.invert_yaxis()
+    ends.set(xlabel=f"{_RATIO} of a minimum")
+    time.set(
+        xscale="log", yscale="log", xlabel=f"training time, depth {int(deepest.depth)}"
+    )
+    time.set(ylabel="loss above the floor")
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def _arrives(run: xr.Dataset) -> bool:
+    return int(run.status) == Status.CONVERGED
+
+
+def cliff(runs: xr.Dataset, axes: Any):
+    """Sharpness and structure at the end against the step size, with their limits."""
+    flatness, structure = axes
+    share = runs.share.to_numpy()
+    there = runs.where(runs.status == Status.CONVERGED)
+    fine = np.linspace(share[0], 1, 200)
+    flatness.fill_between(
+        fine, 1, 1 / fine, color="0.93", label="stable: below 2 / step size"
+    )
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        some = there.sel(depth=depth)
+        ratio = some.sharpness / some.flattest
+        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4}
+        _spread(flatness, share, ratio, label=f"depth {depth}", **style)
+        label = f"path coupling, depth {depth}"
+        _spread(structure, share, some.coupling, label=label, **style)
+        label = f"alignment of top singular vectors, depth {depth}"
+        _spread(
+            structure, share, some.alignment, label=label, ls=":", **style | {"mfc": "w"}
+        )
+    for axis in axes:
+        axis.axvline(1, color="0.3", ls="--", lw=1, label="critical: 2 / least sharpness")
+        axis.set(xlabel="step size over the critical one", xlim=(0, share[-1] + 0.05))
+        axis.legend(fontsize=7)
+    flatness.set(ylabel=f"{_RATIO}, at the end", ylim=(0.9, None), yscale="log")
+    _plain(flatness, x=False)
+    if not np.isfinite(there.sharpness.sel(share=share[-1])).any() and share[-1] > 1:
+        flatness.text(share[-1], 1.1, "none\nsettles", ha="center", fontsize=8)
+    structure.set(ylabel="agreement of layers, least over layers", ylim=(0, 1.05))
+
+
+def gains(runs: xr.Dataset, axes: Any):
+    """Gains of the dedicated signal, and the largest ones, layer by layer."""
+    path, largest = axes
+    depth = runs.attrs["depth"]
+    layers = np.arange(depth + 1)
+    top = float(runs.path.isel(seed=0, minimum=0, layer=-1))
+    for name, (colour, marker) in _KINDS.items():
+        some = runs.sel(minimum=name)
+        ratio = float((some.sharpness / runs.attrs["flattest"]).median())
+        for axis, values in ((path, some.path), (largest, some.largest)):
+            for k, one in enumerate(
+                values.to_numpy()[: 1 if name == "flattest, explicit" else None]
+            ):
+                label = f"{name}: {ratio:.3g} times the least sharpness" if k == 0 else None
+                style = {"color": colour, "marker": marker, "ms": 4, "lw": 1}
+                style |= {"alpha": 0.5, "lw": 0.6} if name == "random" else {}
+                axis.plot(layers, [1, *one], label=label, **style)
+    line = {"color": "0.3", "ls": "--", "lw": 1}
+    path.plot(layers, top ** (layers / depth), label=r"theory: $\sigma^{l/L}$", **line)
+    largest.fill_between(
+        layers[1:-1], runs.lower, runs.upper, color="0.9", label="bounds at flattest minima"
+    )
+    path.set(ylabel="gain of the dedicated signal up to layer $l$")
+    largest.set(ylabel=r"largest gain up to layer $l$, $\|W_l \cdots W_1\|_2$")
+    for axis in axes:
+        axis.set(yscale="log", xlabel="layer $l$")
+        _plain(axis, x=False)
+        axis.set_xticks(layers)
+        axis.legend(fontsize=7)
+
+
+def denoiser(runs: xr.Dataset, axes: Any):
+    """The sharpness and the loss on the way, over steps of descent."""
+    sharp, loss = axes
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        for inputs, style in zip(runs.inputs.to_numpy(), ("-", ":"), strict=True):
+            run = runs.sel(depth=depth, inputs=inputs)
+            steps = np.maximum((run.time / run.time[-1] * int(run.steps)).to_numpy(), 0.5)
+            line = {"color": _colour(k + 1), "ls": style, "marker": _MARKERS[k], "ms": 3}
+            label = f"depth {depth}, {inputs}"
+            sharp.plot(steps, run.sharpness / run.flattest, label=label, **line)
+            loss.plot(steps, run.excess, label=label, **line)
+    sharp.axhline(1, color="0.3", ls="--", lw=1, label="flattest minima")
+    sharp.set(ylabel=_RATIO)
+    loss.set(yscale="log", ylabel="loss above the floor")
+    for axis in axes:
+        axis.set(xscale="log", xlabel="steps (the start at one half)")
+        axis.legend(fontsize=7)
+
+
+def noise(runs: xr.Dataset, axes: Any):
+    """How weight noise raises the loss, and noise behind layers the error."""
+    weights, features = axes
+    for name, (colour, marker) in reversed(_KINDS.items()):
+        if name not in runs.minimum:
+            continue
+        some = runs.sel(minimum=name)
+        special = (
+            {"s": 25} if name == "random" else {"s": 90, "edgecolor": "k", "zorder": 3}
+        )
+        some = some if name == "random" else some.isel(seed=[0])
+        label = {"label": name, "color": colour, "marker": marker}
+        weights.scatter(some["mean"], some.worst, **label, **special)
+        lines = some.behind.median("seed").to_numpy()
+        layers = np.arange(1, lines.size + 1)
+        features.plot(layers, lines, color=colour, marker=marker, ms=6, label=name)
+    limit = {"color": "0.3", "lw": 1}
+    weights.axhline(
+        runs.attrs["flattest"] / 2, ls="--", label="least sharpness / 2", **limit
+    )
+    least = runs.attrs["least_trace"] / 2 / runs.attrs["weights"]
+    weights.axvline(least, ls=":", label="least trace / (2 weights)", **limit)
+    weights.legend(fontsize=7)
+    weights.set(xscale="log", yscale="log")
+    _plain(weights)
+    weights.set(xlabel=r"mean rise of the loss / $\|$weight noise$\|^2$")
+    weights.set(ylabel=r"worst rise of the loss / $\|$weight noise$\|^2$")
+    features.set(yscale="log", xlabel="layer behind which the noise enters")
+    _plain(features, x=False)
+    features.set_xticks(layers)
+    features.set(ylabel="squared error at the output,\nper unit variance of noise")
+    features.legend(fontsize=7, title="medians over draws", title_fontsize=7)
+
+
+def _plain(axis: Axes, x: bool = True):
+    """Numbers rather than powers of ten on logarithmic axes of less than two decades."""
+    for one in (axis.xaxis, axis.yaxis) if x else (axis.yaxis,):
+        one.set_minor_formatter("{x:g}")
+        one.set_major_formatter("{x:g}")
+
+
+def _spread(axis: Axes, x, values, *, label, **style):
+    """Means over seeds with their range."""
+    there = values.notnull().any("seed").to_numpy()
+    values = values.to_numpy()[:, there] if values.dims[0] == "seed" else values.T[:, there]
+    x, values = np.asarray(x)[there], np.asarray(values)
+    if not len(x):
+        return
+    middle = np.nanmean(values, 0)
+    low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+    spread = np.stack([middle - low, high - middle])
+    axis.errorbar(
+        x, middle, spread, capsize=2, elinewidth=0.7, lw=1.2, label=label, **style
+    )
+
+
+PANELS = {
+    "chain": chain,
+    "residual": residual,
+    "cliff": cliff,
+    "gains": gains,
+    "denoiser": denoiser,
+    "noise": noise,
+}
