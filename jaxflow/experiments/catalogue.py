@@ -15,6 +15,8 @@ EXPERIMENTS = {
     "beside the bounds of Marion & Chizat (2024)",
     "marion-chizat": "all experiments of Marion & Chizat (2024), beside the flow's limit "
     "and the exact theory",
+    "denoisers": "the nonlinear experiments of Mulayoff & Michaeli (2020): flatness and "
+    "coupling of trained denoisers, by depth, step size and optimiser",
 }
 
 
