@@ -219,7 +219,8 @@ def _workers(count: int, float64: bool):
 
     # Compiled programs take memory, of which a fresh process has none; that is all.
     warnings.filterwarnings("ignore", message="A worker was restarted")
-    single = {"NPROC": "1", "JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_X64": str(int(float64))}
+    single = {"NPROC": "1", "JAX_NUM_CPU_DEVICES": "1", "OPENBLAS_NUM_THREADS": "1"}
+    single |= {"JAX_ENABLE_X64": str(int(float64))}
     start = {"initializer": _follow, "initargs": (os.getpid(),)}
     return get_reusable_executor(max_workers=count, env=single, timeout=600, **start)
 

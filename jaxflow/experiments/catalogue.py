@@ -17,6 +17,8 @@ EXPERIMENTS = {
     "and the exact theory",
     "mulayoff-michaeli": "flattest minima of linear networks from inside, and what ends "
     "there, beside the exact theory beyond Mulayoff & Michaeli (2020)",
+    "denoisers": "the nonlinear experiments of Mulayoff & Michaeli (2020): flatness and "
+    "coupling of trained denoisers, by depth, step size and optimiser",
 }
 
 

@@ -1,7 +1,8 @@
-"""Regression data: shipped with scikit-learn, from a paper, or from the user's file."""
+"""Data: shipped with scikit-learn, from a paper, or from the user's file."""
 
 import difflib
 import warnings
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,18 @@ class Data(NamedTuple):
     y: np.ndarray
     description: str
     test: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Samples(NamedTuple):
+    """Samples without targets.
+
+    Attributes:
+        x: The samples, `(samples, numbers)`.
+        description: What they are, for people.
+    """
+
+    x: np.ndarray
+    description: str
 
 
 def load_data(data: str, *, target: str | None = None) -> Data:
@@ -54,6 +67,41 @@ def load_data(data: str, *, target: str | None = None) -> Data:
             f"no file {data!r}.{hint}"
         )
     return _file(path, target)
+
+
+def load_samples(data: str) -> Samples:
+    """Samples by name or path, as they are: neither centred nor scaled.
+
+    Args:
+        data: `digits`, the 1797 images of scikit-learn, 8 x 8 numbers from 0 to 1; or the
+            path of a file of numbers: `.npy`, `.npz` with one array, or `.csv` without a
+            header. Samples are rows; images become rows of numbers.
+
+    Raises:
+        ValueError: If there are no such data, or they are not two or more samples of
+            finite numbers.
+    """
+    if data == "digits":
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ValueError(
+                "The digits come with scikit-learn: `pip install 'jaxflow[run]'`."
+            ) from error
+        images, name = load_digits(return_X_y=True)[0] / 16, "digits (scikit-learn)"
+    else:
+        path = Path(data)
+        if not path.is_file():
+            close = difflib.get_close_matches(data, ("digits",), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                "`--data` must be 'digits' or the path of an array file, but there is no "
+                f"file {data!r}.{hint}"
+            )
+        images, name = _array(path), path.name
+    x = images.reshape(len(images), -1).astype(float)
+    size = f"{len(x)} samples of {x.shape[1]} numbers, from {x.min():.3g} to {x.max():.3g}"
+    return Samples(x, f"{name}: {size}")
 
 
 def paper_data(problem: str = "linear") -> Data:
@@ -163,6 +211,64 @@ def _file(path: Path, target: str | None) -> Data:
             f"in {where}. Drop or fill them."
         )
     return _standardise(table.drop(columns=target), table[target], path.name)
+
+
+def _array(path: Path) -> np.ndarray:
+    """An array of two or more samples of finite numbers."""
+    readers = {".npy": _binary, ".npz": _binary, ".csv": _rows}
+    if path.suffix not in readers:
+        raise ValueError(
+            f"{path} must be an array file, so end in {', '.join(readers)}, but ends in "
+            f"{path.suffix!r}. Save it with `numpy.save`."
+        )
+    images = readers[path.suffix](path)
+    if images.dtype.kind not in "biuf":
+        raise ValueError(f"{path} must hold real numbers, but holds {images.dtype}.")
+    if images.ndim < 2 or len(images) < 2 or not images.size:
+        raise ValueError(
+            f"{path} must hold at least two samples, in rows, but has shape {images.shape}."
+        )
+    if bad := np.argwhere(~np.isfinite(images)).tolist():
+        raise ValueError(
+            f"{path} must hold finite numbers, but {len(bad)} entries are not, the first "
+            f"at index {tuple(bad[0])}. Drop or fill them."
+        )
+    return images
+
+
+def _binary(path: Path) -> np.ndarray:
+    try:
+        found = np.load(path)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            names = found.files
+            if len(names) == 1:
+                return found[names[0]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must hold an array of numbers, but {error}.") from error
+    raise ValueError(
+        f"{path} must hold one array, but holds {len(names)} ({', '.join(names[:20])}). "
+        "Save one of them with `numpy.save`."
+    )
+
+
+def _rows(path: Path) -> np.ndarray:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, header=None, skip_blank_lines=False).dropna(how="all")
+    except ValueError as error:
+        raise ValueError(f"{path} must be a CSV file of numbers, but {error}.") from error
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    text = np.argwhere((numbers.isna() & table.notna()).to_numpy()).tolist()
+    if text:
+        row, column = text[0]
+        raise ValueError(
+            f"{path} must hold numbers only, without a header, but line "
+            f"{table.index[row] + 1} holds {table.iloc[row, column]!r}."
+        )
+    return numbers.to_numpy(float)
 
 
 def _standardise(inputs, target, name) -> Data:

@@ -27,8 +27,13 @@ PARTS = {
     "noise": "noise at flat and sharp minima of one function",
 }
 # Minima of one function, by what they are.
-MINIMA = ("flattest", "balanced", "found directly", "least trace", "random")
-_QUICK = ("flattest", "balanced", "least trace", "random")  # Those drawn in no time.
+MINIMA = ("flattest, explicit", "balanced", "found directly", "least trace", "random")
+_DRAWN = (
+    "flattest, explicit",
+    "balanced",
+    "least trace",
+    "random",
+)  # Those drawn in no time.
 
 
 def run(
@@ -264,8 +269,7 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
 
     depths = (3,) if plan.quick else (2, 3, 4)
     shares = (0.05, 0.6, 1.05) if plan.quick else (0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.05)
-    steps = 4_000 if plan.quick else 20_000
-    problem = _five(plan.key)
+    steps, problem = 20_000, _five(plan.key)
     critical = {depth: 2 / _least(problem, depth) for depth in depths}
 
     def descent(key, depth, share):
@@ -407,11 +411,11 @@ def _noise(plan: _Plan) -> "xr.Dataset":
                 "trace": jnp.sum(jf.gauss_newton_spectrum(problem, network)),
             }
 
-        return jax.lax.map(one, _minima(problem, depth, key, _QUICK))
+        return jax.lax.map(one, _minima(problem, depth, key, _DRAWN))
 
     runs = plan("noise", measure, seeds=plan.count(200))
     scalars = dict.fromkeys(("worst", "mean", "sharpness", "trace"))
-    runs = _labelled(runs, scalars | {"behind": "layer"}, _QUICK)
+    runs = _labelled(runs, scalars | {"behind": "layer"}, _DRAWN)
     theory = jf.theory.mulayoff_michaeli_2020
     trace = float(theory.least_trace(problem, depth))
     known = {"least_trace": trace, "weights": 25 * depth, "depth": depth}
@@ -432,7 +436,7 @@ def _minima(problem: "jf.Regression", depth: int, key, names) -> "jf.DeepLinear"
     )
     measure = jf.gauss_newton_spectrum
     minima = {
-        "flattest": lambda: theory.flattest_minimiser(problem, depth),
+        "flattest, explicit": lambda: theory.flattest_minimiser(problem, depth),
         "balanced": lambda: jf.init.balanced(problem.target, depth),
         "found directly": lambda: jf.flatten(problem, draw(mine, 0.3), measure, steps=50),
         "least trace": lambda: theory.least_trace_minimiser(problem, depth),

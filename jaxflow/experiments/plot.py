@@ -199,6 +199,159 @@ def rank_one_gap_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def sharpness_in_training(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The sharpness of each run in training time, with 2/step size."""
+    _lines(runs, "sharpness", "time", ax)
+    _limits(runs, ax)
+    ax.set(xlabel="training time: steps x step size", ylabel="sharpness")
+    ax.legend(fontsize=7, ncols=2)
+    return ax
+
+
+def sharpness_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The sharpness of each run against the steps taken, with 2/step size."""
+    _lines(runs, "sharpness", "step", ax)
+    _limits(runs, ax)
+    ax.set(xlabel="steps", ylabel="sharpness")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def loss_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The loss of each run against the steps taken."""
+    _lines(runs, "loss", "step", ax)
+    ax.set(xlabel="steps", ylabel="loss: squared error of a sample")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def alignment_of_pairs(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Alignment of each pair of neighbouring layers at the end, beside chance."""
+    _profiles(runs, "alignment", "pair", ax)
+    _chance(runs, ax)
+    pairs = runs.pair.to_numpy()
+    ax.set_xticks(pairs, [f"{k} and {k + 1}" for k in pairs])
+    ax.set(xlabel="neighbouring layers", ylabel=_ALIGNMENT, ylim=(0, 1.05))
+    ax.legend(fontsize=7)
+    return ax
+
+
+def coupling_of_layers(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Path coupling of each layer's Jacobians at the end, beside that of the start."""
+    _profiles(runs, "coupling", "layer", ax)
+    for k in range(runs.sizes["run"]):
+        start = runs.coupling.isel(run=k, record=0).median("seed")
+        ax.plot(runs.layer, start, color=_colour(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
+    ax.set_xticks(runs.layer.to_numpy())
+    ax.set(xlabel="layer", ylabel=_COUPLING, ylim=(0, 1.05))
+    ax.legend(fontsize=7)
+    return ax
+
+
+def end_sharpness_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Sharpness at the end against the step size, with 2/step size."""
+    _ends(runs, runs.sharpness, ax)
+    ax.plot(runs.step_size, 2 / runs.step_size, color="0.3", ls=":", label="2 / step size")
+    ax.set(yscale="log", ylabel="sharpness at the end")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def end_loss_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Loss at the end against the step size."""
+    _ends(runs, runs.loss, ax)
+    ax.set(ylabel="loss at the end: squared error of a sample")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def end_alignment_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Mean alignment of neighbouring layers at the end against the step size."""
+    _ends(runs, runs.alignment.mean("pair"), ax)
+    _chance(runs, ax)
+    ax.set(ylabel=f"{_ALIGNMENT}, mean over pairs", ylim=(0, 1.05))
+    ax.legend(fontsize=7)
+    return ax
+
+
+def end_coupling_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
+    """Mean path coupling of the layers' Jacobians at the end against the step size."""
+    coupling = runs.coupling.mean("layer")
+    _ends(runs, coupling, ax)
+    for k in range(runs.sizes["depth"]):
+        start = coupling.isel(depth=k, record=0, step_size=0).median("seed")
+        ax.axhline(float(start), color=_colour(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
+    ax.set(ylabel=f"{_COUPLING}, mean over layers", ylim=(0, 1.05))
+    ax.legend(fontsize=7)
+    return ax
+
+
+_ALIGNMENT = r"alignment $|\langle u_k, v_{k+1} \rangle|$"
+_COUPLING = "path coupling of Jacobians"
+
+
+def _ends(runs: xr.Dataset, values: xr.DataArray, ax: Axes):
+    """Ends of each depth against the step size; crosses above where runs diverged."""
+    ends = usable(runs.assign(values=values).isel(record=-1))
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        some = ends["values"].sel(depth=depth)
+        _median_and_range(ax, runs.step_size, some, k, f"depth {depth}", "step_size")
+        bad = (runs.status.sel(depth=depth) == Status.DIVERGED).any("seed").to_numpy()
+        for step_size in runs.step_size.to_numpy()[bad]:
+            place = {"transform": ax.get_xaxis_transform(), "color": _colour(k)}
+            ax.plot(step_size, 0.97, "x", **place)
+    if (runs.status == Status.DIVERGED).any():
+        ax.plot([], [], "x", color="0.3", label="diverged")
+    ax.set(xscale="log", xlabel="step size")
+
+
+def _lines(runs: xr.Dataset, name: str, along: str, ax: Axes):
+    """Each run, the first seed as a line, the others faint; to a cross if it diverged."""
+    ax.set(xscale="log", yscale="log")
+    # What diverges would leave the others a line.
+    seen = usable(runs)[name].where(runs.record > 0)
+    top = 2 * float(seen.max()) if seen.notnull().any() else float("inf")
+    if top < float("inf"):
+        ax.set_ylim(float(seen.min()) / 2, 12 * top)  # With room for a legend.
+    for k, label in enumerate(runs.run.to_numpy()):
+        for seed in reversed(range(runs.sizes["seed"])):
+            one = runs.isel(run=k, seed=seed)
+            there = np.isfinite(one[name].to_numpy())
+            there[0] = False  # The start, which has no place on a logarithmic axis.
+            x, y = one[along].to_numpy()[there], one[name].to_numpy()[there]
+            [line] = ax.plot(x, y, color=_colour(k), lw=1.5)
+            if seed:
+                line.set(lw=0.5, alpha=0.3)
+            else:
+                line.set_label(label)
+            if one.status == Status.DIVERGED:
+                ax.plot(x[-1:], y[-1:].clip(max=top), "x", color=_colour(k))
+    if (runs.status == Status.DIVERGED).any():
+        ax.plot([], [], "x", color="0.3", label="last record of what diverged")
+
+
+def _limits(runs: xr.Dataset, ax: Axes):
+    for k, limit in enumerate(runs.limit.to_numpy()):
+        ax.axhline(limit, color=_colour(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
+
+
+def _profiles(runs: xr.Dataset, name: str, along: str, ax: Axes):
+    """An observable of each layer, or pair of layers, at the end of each run."""
+    ends = usable(runs.isel(record=-1))[name]
+    for k, label in enumerate(runs.run.to_numpy()):
+        _median_and_range(ax, runs[along], ends.isel(run=k), k, label, along)
+
+
+def _chance(runs: xr.Dataset, ax: Axes):
+    level = float(runs.chance.max())
+    ax.axhline(
+        level, color="0.3", ls="--", lw=1.2, label="random layers (root mean square)"
+    )
+
+
 def _in_time(runs: xr.Dataset, name: str, ax: Axes):
     """The first seed as a line and the others as faint ones."""
     for k, step_size, some in _by_step_size(runs):

@@ -1,10 +1,10 @@
-"""Regression data by name or from a file, and files that hold none."""
+"""Data by name or from a file, and files that hold none."""
 
 import jax
 import numpy as np
 import pytest
 
-from jaxflow.experiments.data import load_data
+from jaxflow.experiments.data import load_data, load_samples
 
 
 @pytest.fixture
@@ -94,3 +94,82 @@ def test_a_target_that_does_not_exist_is_refused(table, target, fact):
 def test_data_that_do_not_exist_are_refused(data, target, fact):
     with pytest.raises(ValueError, match=fact):
         load_data(data, target=target)
+
+
+IMAGES = np.arange(12.0).reshape(2, 2, 3)
+
+
+def test_digits_are_images_from_zero_to_one():
+    digits = load_samples("digits")
+    assert digits.x.shape == (1797, 64)
+    assert (digits.x.min(), digits.x.max()) == (0, 1)
+    assert digits.description == (
+        "digits (scikit-learn): 1797 samples of 64 numbers, from 0 to 1"
+    )
+
+
+@pytest.mark.parametrize("name", ["images.npy", "images.npz", "images.csv"])
+def test_samples_are_what_the_file_holds(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, IMAGES.astype("uint8"))
+    elif name.endswith("npz"):
+        np.savez(path, IMAGES)
+    else:
+        path.write_text("0,1,2,3,4,5\n\n6,7,8,9,10,11\n")
+    samples = load_samples(str(path))
+    np.testing.assert_array_equal(samples.x, IMAGES.reshape(2, 6))
+    assert samples.x.dtype == float
+    assert samples.description == f"{name}: 2 samples of 6 numbers, from 0 to 11"
+
+
+ARRAYS = {
+    "one sample": (IMAGES[:1], r"two samples, in rows, but has shape \(1, 2, 3\)"),
+    "one axis": (IMAGES[0, 0], r"in rows, but has shape \(3,\)"),
+    "a number": (np.float64(1), r"in rows, but has shape \(\)"),
+    "nothing in a sample": (np.zeros((3, 0)), r"in rows, but has shape \(3, 0\)"),
+    "infinity": (np.array([[0, 1], [np.inf, 2]]), r"1 entries .* index \(1, 0\)"),
+    "nan": (np.array([[0, np.nan], [np.nan, 2]]), r"2 entries .* index \(0, 1\)"),
+    "complex": (IMAGES + 1j, "real numbers, but holds complex128"),
+    "text": (np.array([["a"], ["b"]]), "real numbers, but holds <U1"),
+    "objects": (np.array([[{}], [{}]]), "an array of numbers, but .*allow_pickle"),
+}
+
+
+@pytest.mark.parametrize(("array", "fact"), ARRAYS.values(), ids=ARRAYS)
+def test_arrays_that_are_no_samples_are_refused(tmp_path, array, fact):
+    np.save(tmp_path / "array.npy", array)
+    with pytest.raises(ValueError, match=fact):
+        load_samples(str(tmp_path / "array.npy"))
+
+
+TEXTS = {
+    "several arrays": ("two.npz", None, r"one array, but holds 2 \(a, b\)"),
+    "not numpy's": ("image.npy", "hello", "an array of numbers, but"),
+    "not zipped": ("image.npz", "hello", "an array of numbers, but"),
+    "another format": ("image.png", "hello", "ends in '.png'"),
+    "a header": ("table.csv", "a,b\n1,2\n3,4\n", "without a header, but line 1 holds 'a'"),
+    "text below": ("table.csv", "1,2\n\n3,x\n", "but line 3 holds 'x'"),
+    "gaps": ("table.csv", "1,2\n3,\n", r"1 entries .* index \(1, 1\)"),
+    "uneven rows": ("table.csv", "1,2\n3,4,5\n", "CSV file of numbers, but"),
+    "nothing": ("table.csv", "", "CSV file of numbers, but"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "fact"), TEXTS.values(), ids=TEXTS)
+def test_files_that_hold_no_samples_are_refused(tmp_path, name, text, fact):
+    if text is None:
+        np.savez(tmp_path / name, a=IMAGES, b=IMAGES)
+    else:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=fact):
+        load_samples(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("data", "fact"),
+    [("digts", "no file 'digts'.* mean 'digits'"), ("no.npy", r"no file 'no\.npy'\.$")],
+)
+def test_samples_that_do_not_exist_are_refused(data, fact):
+    with pytest.raises(ValueError, match=fact):
+        load_samples(data)

@@ -95,7 +95,7 @@ def test_noise_raises_the_loss_by_half_the_curvature(tree):
     worst = runs.worst.min("seed")
     assert float(worst.min()) == pytest.approx(runs.flattest / 2, rel=1e-3)
     average = runs["mean"].mean("seed")
-    assert str(average.minimum[int(average.argmin())].values) == "least trace"
+    assert str(average.idxmin("minimum").values) == "least trace"
 
 
 def test_linear_denoisers_end_flattest_on_white_inputs(tree):
