@@ -68,6 +68,9 @@ def batched(alone: Callable[..., PyTree], together: Callable[..., PyTree]):
 
     @one.def_vmap
     def _(size, is_batched, *arguments):
+        if not any(jax.tree.leaves(is_batched)):  # But slopes are (JAX 0.10).
+            out = alone(*arguments)
+            return out, jax.tree.map(lambda _: False, out)
         moving = jax.tree.map(lambda x, b: x if b else None, arguments, tuple(is_batched))
         fixed = jax.tree.map(lambda x, b: None if b else x, arguments, tuple(is_batched))
         out = flat(size, moving, fixed)

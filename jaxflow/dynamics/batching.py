@@ -40,9 +40,12 @@ def in_turn(function: Callable[..., PyTree], arguments: PyTree, *, forward: bool
     closed = eqx.filter_closure_convert(whole, arrays)
     constants, code = eqx.partition(closed, eqx.is_array)
     plain = lambda inputs: eqx.combine(inputs[1], code)(inputs[0])
-    alone = one_by_one(plain)
+    # Without `None`s: JAX (0.10) would take those for arguments under `vmap` of `jvp`.
+    leaves, tree = jax.tree.flatten((arrays, constants))
+    turns = one_by_one(lambda *leaves: plain(jax.tree.unflatten(tree, leaves)))
+    alone = lambda inputs: turns(*jax.tree.leaves(inputs))
     if forward:
-        return alone((arrays, constants))
+        return turns(*leaves)
     # Carried round a loop, results have their batch first, as those of `alone` have: else
     # JAX (0.10, under `jit`) takes the slopes of one order for those of the other.
     keep = lambda out, _: (jax.lax.optimization_barrier(out), None)

@@ -257,3 +257,18 @@ def test_networks_that_do_not_fit_are_refused(problem):
         jf.gradient_flow(problem, wide, jnp.array([0.0, 1.0]))
     with pytest.raises(ValueError, match="floating-point arrays"):
         jf.gradient_flow(problem, (jnp.arange(2),), jnp.array([0.0, 1.0]))
+
+
+def test_forward_slopes_of_several_directions_are_those_of_one(problem, network):
+    """`jax.jacfwd` batches slopes alone, and not what they are slopes of."""
+    options = {"solver": dfx.Tsit5(), "adjoint": dfx.ForwardMode()}
+
+    def end(scales):
+        start = jax.tree.map(lambda w: scales[0] * w + scales[1], network)
+        return problem(jf.gradient_flow(problem, start, (0.0, 0.5), **options).network)
+
+    at = jnp.array([1.0, 0.1])
+    slopes = jax.jacfwd(end)(at)
+    one = lambda direction: jax.jvp(end, (at,), (direction,))[1]
+    wanted = [one(direction) for direction in jnp.eye(2)]
+    np.testing.assert_allclose(slopes, wanted, rtol=1e-10)
