@@ -45,8 +45,13 @@ def chain(runs: xr.Dataset, axes: Any):
     curve.set(xlim=(0.25, 4), xscale="log", yscale="log", ylim=(3, 30))
     curve.set(xlabel="$|w_1|$ at the end", ylabel="sharpness")
     _plain(curve)
+    curve.set_xticks([0.3, 0.5, 1, 2, 3], minor=False)
+    curve.set_xticks([], minor=True)
     for axis in axes:
         axis.legend(fontsize=7)
+
+
+_ENDS = {"minimum": ("-", "o"), "saddle": ("--", "X"), "on its way": ("-.", ">")}
 
 
 def residual(runs: xr.Dataset, axes: Any):
@@ -55,22 +60,23 @@ def residual(runs: xr.Dataset, axes: Any):
     deepest = runs.isel(depth=-1)
     for k, target in enumerate(runs.target.to_numpy()):
         run = deepest.sel(target=target)
-        style = {"color": _colour(k), "ls": "-" if _arrives(run) else "--"}
+        style = {"color": _colour(k), "ls": _ENDS[_end(run)][0]}
         time.plot(run.time[1:], np.maximum(run.excess[1:], 1e-25), label=target, **style)
-    last = runs.isel(record=-1)
-    places = np.arange(runs.sizes["target"])
+    for kind, (line, _) in _ENDS.items():
+        time.plot([], [], color="0.5", ls=line, label=f"ends: {kind}")
+    last, places = runs.isel(record=-1), np.arange(runs.sizes["target"])
     for k, depth in enumerate(runs.depth.to_numpy()):
-        some = last.sel(depth=depth)
-        there = np.array([_arrives(some.sel(target=t)) for t in runs.target.to_numpy()])
-        ratio = (some.sharpness / some.flattest).to_numpy()
-        style = {"ls": "", "color": _colour(k + 1), "ms": 8}
         at = places + 0.15 * (k - (runs.sizes["depth"] - 1) / 2)
-        ends.plot(
-            ratio[there], at[there], marker="o", label=f"depth {depth}: minimum", **style
-        )
-        kind = {"marker": "X", "label": f"depth {depth}: saddle, or still on its way"}
-        ends.plot(ratio[~there], at[~there], **kind, **style)
-    ends.axvline(1, color="0.3", ls="--", lw=1)
+        for place, target in zip(at, runs.target.to_numpy(), strict=True):
+            run = last.sel(depth=depth, target=target)
+            marker = _ENDS[_end(run)][1]
+            ends.plot(
+                run.sharpness / run.flattest, place, marker, ms=8, color=_colour(k + 1)
+            )
+        ends.plot([], [], "s", color=_colour(k + 1), label=f"depth {depth}")
+    for kind, (_, marker) in _ENDS.items():
+        ends.plot([], [], marker, color="0.5", ms=8, label=kind)
+    ends.axvline(1, color="0.3", ls="--", lw=1, label="flattest minima")
     ends.set_yticks(places, runs.target.to_numpy())
     ends.invert_yaxis()
     ends.set(xlabel=f"{_RATIO} of a minimum")
@@ -82,8 +88,9 @@ def residual(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
-def _arrives(run: xr.Dataset) -> bool:
-    return int(run.status) == Status.CONVERGED
+def _end(run: xr.Dataset) -> str:
+    kinds = {Status.CONVERGED: "minimum", Status.PLATEAU: "saddle"}
+    return kinds.get(Status(int(run.status)), "on its way")
 
 
 def cliff(runs: xr.Dataset, axes: Any):
@@ -103,13 +110,13 @@ def cliff(runs: xr.Dataset, axes: Any):
         label = f"path coupling, depth {depth}"
         _spread(structure, share, some.coupling, label=label, **style)
         label = f"alignment of top singular vectors, depth {depth}"
-        _spread(
-            structure, share, some.alignment, label=label, ls=":", **style | {"mfc": "w"}
-        )
+        middle = some.alignment.median("seed").to_numpy()
+        structure.plot(share, middle, label=label, ls=":", mfc="w", lw=1.2, **style)
     for axis in axes:
         axis.axvline(1, color="0.3", ls="--", lw=1, label="critical: 2 / least sharpness")
         axis.set(xlabel="step size over the critical one", xlim=(0, share[-1] + 0.05))
-        axis.legend(fontsize=7)
+    flatness.legend(fontsize=7, title="medians and quartiles", title_fontsize=7)
+    structure.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     flatness.set(ylabel=f"{_RATIO}, at the end", ylim=(0.9, None), yscale="log")
     _plain(flatness, x=False)
     if not np.isfinite(there.sharpness.sel(share=share[-1])).any() and share[-1] > 1:
@@ -209,14 +216,13 @@ def _plain(axis: Axes, x: bool = True):
 
 
 def _spread(axis: Axes, x, values, *, label, **style):
-    """Means over seeds with their range."""
+    """Medians over seeds, with their quartiles."""
     there = values.notnull().any("seed").to_numpy()
     values = values.to_numpy()[:, there] if values.dims[0] == "seed" else values.T[:, there]
     x, values = np.asarray(x)[there], np.asarray(values)
     if not len(x):
         return
-    middle = np.nanmean(values, 0)
-    low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+    low, middle, high = np.nanpercentile(values, [25, 50, 75], 0)
     spread = np.stack([middle - low, high - middle])
     axis.errorbar(
         x, middle, spread, capsize=2, elinewidth=0.7, lw=1.2, label=label, **style
