@@ -1,6 +1,7 @@
 """What all tests share: float64, strict promotion, and problems that compile once."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,6 +9,11 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Modules forget their programs (below), but need not compile again what is the same.
+_compiled = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
