@@ -146,7 +146,8 @@ def _check_every(every: int | Sequence[int], steps: int) -> int | tuple[int, ...
 def _check_step_size(step_size: Array) -> Array:
     if isinstance(step_size, Tracer):
         return step_size
-    if step_size.ndim or not np.isfinite(step_size) or step_size <= 0:
+    known = np.asarray(step_size)  # While tracing, JAX would trace the comparison.
+    if known.ndim or not np.isfinite(known) or known <= 0:
         raise ValueError(
             "`gradient_descent(step_size=...)` must be one positive number, but is "
             f"{step_size}. For several, use `equinox.filter_vmap`."

@@ -4,7 +4,7 @@ import difflib
 import warnings
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,27 +44,29 @@ def load_data(data: str, *, target: str | None = None) -> Data:
     """Regression data by name or path.
 
     Args:
-        data: `diabetes`, 442 patients of scikit-learn; `paper`, the synthetic data of
-            Marion & Chizat (2024); or the path of a CSV file with a header. All but the
-            paper's are centred and scaled to unit variance, column by column.
+        data: `diabetes`, 442 patients of scikit-learn, or `digits`, its 1797 images of
+            8 x 8 pixels, with the digit as target; `paper`, the synthetic data of Marion &
+            Chizat (2024); or the path of a CSV file with a header. All but the paper's are
+            centred and scaled to unit variance, column by column.
         target: For a file, the column to predict; the others are the inputs.
 
     Raises:
         ValueError: If there are no such data, or they are not finite numbers.
     """
-    if data in ("diabetes", "paper"):
+    shipped = {"diabetes": _diabetes, "digits": _digits, "paper": paper_data}
+    if data in shipped:
         if target is not None:
             raise ValueError(
                 f"`--target` names a column of a CSV file, but data is {data}."
             )
-        return _diabetes() if data == "diabetes" else paper_data()
+        return shipped[data]()
     path = Path(data)
     if not path.is_file():
-        close = difflib.get_close_matches(data, ("diabetes", "paper"), n=1)
+        close = difflib.get_close_matches(data, shipped, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"`--data` must be 'diabetes', 'paper' or the path of a CSV file, but there is "
-            f"no file {data!r}.{hint}"
+            f"`--data` must be {', '.join(map(repr, shipped))} or the path of a CSV file, "
+            f"but there is no file {data!r}.{hint}"
         )
     return _file(path, target)
 
@@ -82,13 +84,7 @@ def load_samples(data: str) -> Samples:
             finite numbers.
     """
     if data == "digits":
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ValueError(
-                "The digits come with scikit-learn: `pip install 'jaxflow[run]'`."
-            ) from error
-        images, name = load_digits(return_X_y=True)[0] / 16, "digits (scikit-learn)"
+        images, name = _shipped("digits")["data"] / 16, "digits (scikit-learn)"
     else:
         path = Path(data)
         if not path.is_file():
@@ -159,14 +155,24 @@ def _draws(key: jax.Array, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
 
 
 def _diabetes() -> Data:
+    raw = _shipped("diabetes", as_frame=True)
+    return _standardise(raw["data"], raw["target"], "diabetes (scikit-learn)")
+
+
+def _digits() -> Data:
+    raw = _shipped("digits", as_frame=True)
+    return _standardise(raw["data"], raw["target"], "digits (scikit-learn)")
+
+
+def _shipped(name: str, **options) -> Any:
+    """A dataset that comes with scikit-learn."""
     try:
-        from sklearn.datasets import load_diabetes
+        import sklearn.datasets
     except ImportError as error:
         raise ValueError(
-            "The diabetes data come with scikit-learn: `pip install 'jaxflow[run]'`."
+            f"The {name} data come with scikit-learn: `pip install 'jaxflow[run]'`."
         ) from error
-    raw = load_diabetes(as_frame=True)
-    return _standardise(raw["data"], raw["target"], "diabetes (scikit-learn)")  # pyright: ignore
+    return getattr(sklearn.datasets, f"load_{name}")(**options)
 
 
 def _file(path: Path, target: str | None) -> Data:

@@ -318,3 +318,10 @@ def test_mini_batches_are_checked(samples, network):
         jf.gradient_descent(samples, network, 10, step_size=0.1, batch_size=4)
     with pytest.raises(ValueError, match="must be positive, but is 0"):
         jf.gradient_descent(samples, network, 0, step_size=0.1)
+
+
+def test_a_known_step_size_can_be_an_array_inside_a_transformation(problem, network):
+    step_size = jnp.asarray(0.01)
+    run = lambda network: jf.gradient_descent(problem, network, 3, step_size=step_size)
+    found = jax.jit(lambda network: run(network).observed["loss"])(network)
+    np.testing.assert_allclose(found, run(network).observed["loss"], rtol=1e-12)

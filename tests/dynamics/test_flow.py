@@ -272,3 +272,24 @@ def test_forward_slopes_of_several_directions_are_those_of_one(problem, network)
     one = lambda direction: jax.jvp(end, (at,), (direction,))[1]
     wanted = [one(direction) for direction in jnp.eye(2)]
     np.testing.assert_allclose(slopes, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [jf.MLP, jf.ResidualMLP])
+def test_nonlinear_networks_flow_where_small_steps_of_descent_go(kind):
+    """Descent is behind by its step size, so that two sizes say where it tends to."""
+    x = jr.normal(jr.key(0), (20, 3))
+    loss = jf.MeanSquaredError(x, jnp.sin(x))
+    start = kind(jf.init.gaussian((3, 3, 3), scale=0.5, key=jr.key(1)).weights, jnp.tanh)
+    observe = {"sharpness": jf.sharpness, "alignment": jf.alignment}
+    options = {"solver": dfx.Tsit5(), "observe": observe}
+    flow = jf.gradient_flow(loss, start, (0.0, 0.4), **options)
+
+    def descent(steps):
+        options = {"step_size": 0.4 / steps, "every": steps, "observe": observe}
+        return jf.gradient_descent(loss, start, steps, **options).observed
+
+    coarse, fine = descent(200), descent(400)
+    for name, found in flow.observed.items():
+        wanted = 2 * fine[name][-1] - coarse[name][-1]
+        np.testing.assert_allclose(found[-1], wanted, rtol=1e-4)
+        assert np.max(np.abs(fine[name][-1] - found[-1])) > 1e-6
