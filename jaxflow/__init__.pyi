@@ -1,7 +1,14 @@
 """The public names, in the order that data flows through them."""
 
 # What moves, where it starts
-from .networks import DeepLinear as DeepLinear, MLP as MLP, ResidualMLP as ResidualMLP
+from .networks import (
+    DeepLinear as DeepLinear,
+    MLP as MLP,
+    ResidualMLP as ResidualMLP,
+    StochasticNeurons as StochasticNeurons,
+    gaussian_factors as gaussian_factors,
+    dropout_factors as dropout_factors,
+)
 from . import init as init
 
 # What it descends
@@ -9,9 +16,12 @@ from .losses import (
     AbstractLoss as AbstractLoss,
     Regression as Regression,
     regression as regression,
+    regression_from_moments as regression_from_moments,
     denoising as denoising,
     whiten as whiten,
     MeanSquaredError as MeanSquaredError,
+    NoisyNeurons as NoisyNeurons,
+    SampledNeurons as SampledNeurons,
     WeightDecay as WeightDecay,
 )
 

@@ -6,14 +6,24 @@ any other convention multiply: `0.5 * loss` is a loss whose gradient, Hessian an
 are half as large, and whose flow takes the same path at half the speed.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .networks import DeepLinear, chain
+from .networks import (
+    AbstractLayered,
+    DeepLinear,
+    StochasticNeurons,
+    chain,
+    gaussian_factors,
+    per_layer,
+)
 
 
 class AbstractLoss(eqx.Module):
@@ -88,6 +98,11 @@ class AbstractLoss(eqx.Module):
         del indices
         return self
 
+    def redraw(self, key: PRNGKeyArray) -> "AbstractLoss":
+        """The same loss with what is random in it drawn anew, if anything is."""
+        del key
+        return self
+
 
 class Sum(AbstractLoss):
     """A sum of losses, each times a positive factor. Written `a + b` and `0.5 * a`."""
@@ -130,6 +145,11 @@ class Sum(AbstractLoss):
 
     def select(self, indices: Int[Array, " batch"]) -> "Sum":
         terms = tuple(term.select(indices) for term in self.terms)
+        return eqx.tree_at(lambda s: s.terms, self, terms)
+
+    def redraw(self, key: PRNGKeyArray) -> "Sum":
+        keys = jr.split(key, len(self.terms))
+        terms = tuple(t.redraw(k) for t, k in zip(self.terms, keys, strict=True))
         return eqx.tree_at(lambda s: s.terms, self, terms)
 
 
@@ -228,7 +248,10 @@ class MeanSquaredError(AbstractLoss):
         return jnp.zeros((), self.y.dtype)
 
     def outputs(self, network: PyTree[Array]) -> Float[Array, "samples out"]:
-        outputs = jax.vmap(network)(self.x)  # pyright: ignore
+        return self.read(jax.vmap(network)(self.x))  # pyright: ignore
+
+    def read(self, outputs: Float[Array, "samples hidden"]) -> Float[Array, "samples out"]:
+        """What the readout makes of what the network returns, if it fits."""
         if self.readout is not None:
             if outputs.shape[1:] != self.readout.shape[1:]:
                 raise ValueError(
@@ -254,22 +277,142 @@ class MeanSquaredError(AbstractLoss):
         return MeanSquaredError(self.x[indices], self.y[indices], readout=self.readout)
 
 
-class WeightDecay(AbstractLoss):
-    r"""The penalty $\gamma \|\theta\|^2$, which raises every curvature by $2\gamma$."""
+class NoisyNeurons(AbstractLoss):
+    r"""The expected error of a linear network whose hidden neurons are noisy, exactly.
 
-    strength: Float[Array, ""] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    $E_\epsilon \frac1n \sum_i \|P W_L\, \epsilon_{L-1} \odot W_{L-1} \cdots
+    \epsilon_1 \odot W_1 x_i - y_i\|^2$ with independent factors of mean one and
+    variance $\sigma_k^2$ in hidden layer $k$, for every sample and neuron: that of
+    `StochasticNeurons`. Only these two moments of the noise matter.
+
+    The excess is that of the regression plus the variance of the outputs, from one pass of
+    covariances through the layers.
+
+    Args:
+        regression: The problem without noise.
+        variance: $\sigma_k^2$; one number, or one for each hidden layer, the first one
+            first. A dropout rate of $r$ has the variance $r / (1 - r)$.
+
+    Raises:
+        ValueError: If a variance is negative, or, of a network, there is not one for each
+            hidden layer.
+    """
+
+    regression: Regression
+    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+
+    def __check_init__(self):
+        per_layer(self.variance, self.variance.size, "NoisyNeurons(variance=...)")
 
     @property
     def floor(self) -> Scalar:
-        return jnp.zeros_like(self.strength)
+        return self.regression.floor
+
+    def excess(self, network: DeepLinear) -> Scalar:
+        excess = self.regression.excess(network)  # Also whether it fits.
+        hidden = network.depth - 1
+        variances = per_layer(self.variance, hidden, "NoisyNeurons(variance=...)")
+        *layers, last = network.weights
+        mean = self.regression.covariance
+        noise = jnp.zeros_like(mean)
+        for w, variance in zip(layers, variances, strict=True):
+            mean, noise = (w @ moments @ w.T for moments in (mean, noise))
+            squares = jnp.diagonal(mean) + jnp.diagonal(noise)
+            noise += jnp.diag(variance.astype(noise.dtype) * squares)
+        if self.regression.readout is not None:
+            last = self.regression.readout @ last
+        return excess + jnp.sum((last @ noise) * last)
+
+
+class SampledNeurons(AbstractLoss):
+    r"""The error of a network whose hidden neurons are noisy, for draws of the noise.
+
+    The mean over `draws` of the error of `StochasticNeurons`, with factors drawn from `key`
+    for every draw, sample and neuron. For a linear network its expectation is
+    `NoisyNeurons`. As a loss it is deterministic; but mini-batches of `gradient_descent`
+    have fresh noise in every step (with `batch_size` the number of samples too).
+
+    Args:
+        error: The error without noise.
+        variance: The variance of the factors; one number, or one for each hidden layer.
+        key: Randomness of the factors.
+        draws: Draws of the noise for each sample.
+        factors: Their distribution, see `StochasticNeurons`.
+
+    Raises:
+        ValueError: If a variance is negative, `draws` is not positive, or, of a network,
+            there is not one variance for each hidden layer.
+    """
+
+    error: MeanSquaredError
+    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    key: PRNGKeyArray
+    draws: int = eqx.field(static=True, default=1)
+    factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
+
+    def __check_init__(self):
+        per_layer(self.variance, self.variance.size, "SampledNeurons(variance=...)")
+        if self.draws < 1:
+            raise ValueError(
+                f"`SampledNeurons(draws=...)` must be positive, but is {self.draws}."
+            )
+
+    @property
+    def floor(self) -> Scalar:
+        return self.error.floor
+
+    def outputs(self, network: AbstractLayered) -> Float[Array, "draws samples out"]:
+        noisy = StochasticNeurons(network, self.variance, self.factors)
+        keys = jr.split(self.key, (self.draws, self.samples))
+        return jax.vmap(lambda keys: self.error.read(jax.vmap(noisy)(self.error.x, keys)))(
+            keys
+        )
+
+    def criterion(self, outputs: Float[Array, "draws samples out"]) -> Scalar:
+        return jnp.mean(jax.vmap(self.error.criterion)(outputs))
+
+    @property
+    def samples(self) -> int:
+        return self.error.samples
+
+    def select(self, indices: Int[Array, " batch"]) -> "SampledNeurons":
+        return eqx.tree_at(lambda s: s.error, self, self.error.select(indices))
+
+    def redraw(self, key: PRNGKeyArray) -> "SampledNeurons":
+        return eqx.tree_at(lambda s: s.key, self, key)
+
+
+class WeightDecay(AbstractLoss):
+    r"""The penalty $\gamma \|\theta\|^2$, which raises every curvature by $2\gamma$.
+
+    Or $\sum_k \gamma_k \|W_k\|_F^2$, with a strength for each array of weights, the first
+    layer first.
+
+    Raises:
+        ValueError: If a strength is negative, or, of a network, there is not one for each
+            layer.
+    """
+
+    strength: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+
+    def __check_init__(self):
+        per_layer(self.strength, self.strength.size, "WeightDecay(strength=...)")
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros((), self.strength.dtype)
 
     def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
         return network
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         leaves = jax.tree.leaves(outputs)
-        squares = sum(jnp.sum(w**2) for w in leaves)
-        return self.strength.astype(leaves[0].dtype) * squares
+        if self.strength.ndim == 0:
+            squares = sum(jnp.sum(w**2) for w in leaves)
+            return self.strength.astype(leaves[0].dtype) * squares
+        strengths = per_layer(self.strength, len(leaves), "WeightDecay(strength=...)")
+        squares = jnp.stack([jnp.sum(w**2) for w in leaves])
+        return jnp.sum(strengths.astype(squares.dtype) * squares)
 
 
 def regression(
@@ -300,6 +443,67 @@ def _moments(x, y, readout):
     target = (jnp.linalg.pinv(x) @ y).T
     floor = jnp.sum((y - x @ target.T) ** 2) / x.shape[0]
     return Regression(target, x.T @ x / x.shape[0], floor, readout)
+
+
+def regression_from_moments(
+    covariance: ArrayLike, cross: ArrayLike, power: ScalarLike
+) -> Regression:
+    r"""The mean squared error on data of which only the second moments are known.
+
+    Args:
+        covariance: $E[x x^\top]$, of shape `(in, in)`.
+        cross: $E[y x^\top]$, of shape `(out, in)`; `(in,)` means one output.
+        power: $E \|y\|^2$.
+
+    Raises:
+        ValueError: If shapes do not fit, numbers are not finite, or no data have these
+            moments.
+    """
+    cross = jnp.atleast_2d(jnp.asarray(cross))
+    dtype = jnp.result_type(float, jnp.asarray(covariance), cross)
+    covariance, cross = jnp.asarray(covariance, dtype), cross.astype(dtype)
+    power = jnp.asarray(power, dtype)
+    if cross.ndim != 2 or covariance.shape != (cross.shape[1],) * 2 or power.ndim:
+        raise ValueError(
+            "`regression_from_moments(covariance, cross, power)` must have the shapes "
+            f"(in, in), (out, in) and (), but has {covariance.shape}, {cross.shape} and "
+            f"{power.shape}."
+        )
+    target = cross @ jnp.linalg.pinv(covariance, hermitian=True)
+    floor = power - jnp.sum(target * cross)
+    if not any(isinstance(m, Tracer) for m in (covariance, cross, power)):
+        _check_moments(covariance, cross, power, target)
+    return Regression(target, covariance, jnp.maximum(floor, 0))
+
+
+def _check_moments(covariance, cross, power, target):
+    name = "`regression_from_moments"
+    for what, value in (("covariance", covariance), ("cross", cross), ("power", power)):
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"{name}({what}=...)` must be finite, but is {value}.")
+    covariance, cross, target = map(np.asarray, (covariance, cross, target))
+    rounding = np.finfo(covariance.dtype).eps ** 0.5
+    least, top = np.linalg.eigvalsh(covariance)[[0, -1]]
+    if np.max(np.abs(covariance - covariance.T)) > rounding * abs(top):
+        raise ValueError(f"{name}(covariance=...)` must be symmetric.")
+    if least < -rounding * abs(top):
+        raise ValueError(
+            f"{name}(covariance=...)` must be positive semidefinite, but its least "
+            f"eigenvalue is {least:.4g}."
+        )
+    missed = np.linalg.norm(cross - target @ covariance)
+    if missed > rounding * np.linalg.norm(cross):
+        raise ValueError(
+            f"{name}(cross=...)` must be in the range of the covariance, as that of any "
+            f"data is, but {missed / np.linalg.norm(cross):.4g} of it is outside. Project "
+            "it, or add the inputs that it comes from."
+        )
+    explained = np.sum(target * cross)
+    if power < explained * (1 - rounding):
+        raise ValueError(
+            f"{name}(power=...)` must be at least {explained:.4g}, which a linear map "
+            f"explains, but is {power:.4g}."
+        )
 
 
 def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:

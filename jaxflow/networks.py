@@ -8,7 +8,9 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import jax.random as jr
+from jax.core import Tracer
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 
 class AbstractLayered(eqx.Module):
@@ -162,6 +164,83 @@ class ResidualMLP(AbstractLayered):
 
     def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
         return h + self.weights[k] @ jax.vmap(self.activation)(h)
+
+
+def gaussian_factors(
+    key: PRNGKeyArray, shape: tuple[int, ...], variance: Scalar
+) -> Float[Array, "..."]:
+    """Normal factors of mean one."""
+    return 1 + jnp.sqrt(variance) * jr.normal(key, shape, variance.dtype)
+
+
+def dropout_factors(
+    key: PRNGKeyArray, shape: tuple[int, ...], variance: Scalar
+) -> Float[Array, "..."]:
+    r"""Zero or $1/p$, the latter with probability $p = 1 / (1 + \sigma^2)$.
+
+    So a dropout rate of $r$ has the variance $r / (1 - r)$.
+    """
+    kept = jr.bernoulli(key, 1 / (1 + variance), shape)
+    return jnp.where(kept, 1 + variance, 0)
+
+
+class StochasticNeurons(eqx.Module):
+    r"""A network whose hidden neurons are multiplied by independent factors of mean one.
+
+    $x \mapsto W_L\, \epsilon_{L-1} \odot W_{L-1} \cdots \epsilon_1 \odot W_1 x$ for a
+    `DeepLinear`; of other networks too, what each layer but the last returns. A call draws
+    all factors anew from its key: give each example its own, with `jax.vmap` over both. To
+    train the `network`, see the losses `NoisyNeurons` and `SampledNeurons`.
+
+    Args:
+        network: A layered network.
+        variance: The variance $\sigma^2$ of the factors; one number, or one for each hidden
+            layer, the first one first.
+        factors: A function of a key, a shape and a variance, which draws factors of mean
+            one. Compared by identity.
+
+    Raises:
+        ValueError: If a variance is negative, or there is not one for each hidden layer.
+    """
+
+    network: AbstractLayered
+    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
+
+    def __check_init__(self):
+        per_layer(self.variance, self.network.depth - 1, "StochasticNeurons(variance=...)")
+
+    def __call__(self, x: Float[Array, " in"], key: PRNGKeyArray) -> Float[Array, " out"]:
+        """The output for one input and one draw of the noise."""
+        network, hidden = self.network, self.network.depth - 1
+        variances = per_layer(self.variance, hidden, "StochasticNeurons(variance=...)")
+        for k, subkey in enumerate(jr.split(key, network.depth)):
+            x = network.layer(k, x)
+            if k < hidden:
+                x *= self.factors(subkey, x.shape, variances[k].astype(x.dtype))
+        return x
+
+
+def per_layer(
+    values: Float[Array, "..."], layers: int, name: str, *, positive: bool = False
+) -> Float[Array, " layers"]:
+    """One number for each layer, of one for all or of as many.
+
+    Raises:
+        ValueError: If there are neither one nor `layers`, one is not finite, or negative,
+            or zero where they must be `positive`.
+    """
+    if values.ndim and values.shape != (layers,):
+        raise ValueError(
+            f"`{name}` must be one number, or one for each of {layers} layers, but has "
+            f"shape {values.shape}."
+        )
+    if not isinstance(values, Tracer):
+        fine = jnp.isfinite(values) & ((values > 0) if positive else (values >= 0))
+        if not bool(jnp.all(fine)):
+            wanted = "positive" if positive else "not negative"
+            raise ValueError(f"`{name}` must be finite and {wanted}, but is {values}.")
+    return jnp.broadcast_to(values, (layers,))
 
 
 def chain(*factors: Float[Array, "_ _"]) -> Float[Array, "_ _"]:

@@ -54,6 +54,12 @@ def flattest_reference() -> dict:
     return _reference("mulayoff_michaeli")
 
 
+@pytest.fixture(scope="session")
+def noisy_reference() -> dict:
+    """The same, for Ziyin, Li & Meng (2022)."""
+    return _reference("ziyin_li_meng")
+
+
 def _reference(name):
     path = Path(__file__).parent / "data" / f"{name}.json"
     return json.loads(path.read_text())

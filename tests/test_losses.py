@@ -1,5 +1,6 @@
 """Losses: data reduced to moments, sums and factors, and data that are refused."""
 
+import itertools as it
 from fractions import Fraction
 
 import equinox as eqx
@@ -152,6 +153,138 @@ def test_mini_batches_of_losses_with_different_samples_are_refused():
 def test_weight_decay_is_the_squared_norm_of_the_weights(network):
     squares = sum(np.sum(np.asarray(w) ** 2) for w in network.weights)
     np.testing.assert_allclose(jf.WeightDecay(0.3)(network), 0.3 * squares, rtol=1e-13)
+
+
+def test_weight_decay_can_differ_from_layer_to_layer(network):
+    squares = [np.sum(np.asarray(w) ** 2) for w in network.weights]
+    found = jf.WeightDecay((0.1, 0.2, 0.3))(network)
+    np.testing.assert_allclose(found, np.dot([0.1, 0.2, 0.3], squares), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["one sample", "three outputs", "readout"])
+def test_noisy_neurons_are_the_mean_over_all_masks(name):
+    x, y, readout = CASES[name]
+    sizes = x.shape[1], 2, 3, y.shape[1] if readout is None else readout.shape[1]
+    weights = [
+        np.random.default_rng(k).normal(size=s[::-1])
+        for k, s in enumerate(it.pairwise(sizes))
+    ]
+    read = np.eye(sizes[-1]) if readout is None else readout
+    variances = np.array([0.25, 1.5])
+    kept, total = 1 / (1 + variances), 0.0
+    for masks in it.product((0, 1), repeat=5):
+        first, second = np.array(masks[:2]), np.array(masks[2:])
+        odds = [
+            np.prod(np.where(m, p, 1 - p))
+            for m, p in zip((first, second), kept, strict=True)
+        ]
+        h = (x @ weights[0].T) * first / kept[0]
+        h = (h @ weights[1].T) * second / kept[1]
+        total += np.prod(odds) * np.sum((h @ weights[2].T @ read.T - y) ** 2) / len(x)
+    loss = jf.NoisyNeurons(jf.regression(x, y, readout=readout), variances)
+    network = jf.DeepLinear(tuple(map(jnp.asarray, weights)))
+    np.testing.assert_allclose(loss(network), total, rtol=1e-13)
+
+
+def test_without_noise_or_hidden_layers_noisy_neurons_are_the_regression():
+    problem = jf.regression(X, Y)
+    for widths, variance in (((4, 3, 1), 0.0), ((4, 1), ())):
+        network = jf.init.gaussian(widths, scale=1.0, key=jr.key(0))
+        assert jf.NoisyNeurons(problem, variance)(network) == problem(network)
+
+
+@pytest.mark.parametrize("factors", [jf.gaussian_factors, jf.dropout_factors])
+def test_samples_of_noisy_neurons_average_to_their_expectation(factors):
+    x, y, _ = CASES["three outputs"]
+    network = jf.init.gaussian((4, 3, 2, 3), scale=0.7, key=jr.key(0))
+    many = jf.SampledNeurons(
+        jf.MeanSquaredError(x, y), (0.3, 0.6), jr.key(1), 1000, factors
+    )
+    values = jax.vmap(many.error.criterion)(many.outputs(network))
+    np.testing.assert_allclose(values.mean(), many(network), rtol=1e-12)
+    exact = jf.NoisyNeurons(jf.regression(x, y), (0.3, 0.6))(network)
+    assert abs(values.mean() - exact) < 4 * values.std() / len(values) ** 0.5
+
+
+def test_noise_is_independent_for_every_sample_and_neuron():
+    network = jf.DeepLinear((jnp.ones((3, 1)), jnp.eye(3)))
+    loss = jf.SampledNeurons(
+        jf.MeanSquaredError(np.ones((2000, 1)), np.zeros((2000, 3))), 0.5, jr.key(0)
+    )
+    [factors] = loss.outputs(network)
+    np.testing.assert_allclose(np.cov(factors.T), 0.5 * np.eye(3), atol=0.08)
+    assert len(np.unique(factors)) == factors.size
+
+
+def test_steps_on_samples_of_noisy_neurons_average_to_those_on_their_expectation():
+    """With noise that is fresh in every step: so small that the network stays."""
+    network, decay = fitting(X, Y), jf.WeightDecay((0.1, 0.2))
+    sampled = jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.5, jr.key(0)) + decay
+    options = {"batch_size": 9, "key": jr.key(1), "observe": {"network": jf.snapshot}}
+    run = jf.gradient_descent(sampled, network, 2000, step_size=1e-9, **options)
+    exact = jf.NoisyNeurons(jf.regression(X, Y), 0.5) + decay
+    slopes = jax.grad(exact.excess)(network).weights
+    for path, slope in zip(run.observed["network"].weights, slopes, strict=True):
+        steps = -np.diff(path, axis=0) / 1e-9
+        error = steps.std(axis=0) / len(steps) ** 0.5
+        assert np.all(np.abs(steps.mean(axis=0) - slope) < 4.5 * error)
+        assert np.all(np.ptp(steps, axis=0) > 0.1)
+
+
+STRENGTHS = {
+    "negative variance": (lambda: jf.NoisyNeurons(jf.regression(X, Y), -0.1), "-0.1"),
+    "variances": (
+        lambda: jf.NoisyNeurons(jf.regression(X, Y), (1.0, 1.0))(fitting(X, Y)),
+        r"each of 1 layers.*\(2,\)",
+    ),
+    "negative samples": (
+        lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), (0.1, -1.0), jr.key(0)),
+        "not negative",
+    ),
+    "no draws": (
+        lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.1, jr.key(0), 0),
+        "positive, but is 0",
+    ),
+    "neurons": (lambda: jf.StochasticNeurons(fitting(X, Y), (0.1, 0.1, 0.1)), r"\(3,\)"),
+    "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "finite and not negative"),
+    "decays": (
+        lambda: jf.WeightDecay((0.1,) * 3)(fitting(X, Y)),
+        r"each of 2 layers.*\(3,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "fact"), STRENGTHS.values(), ids=STRENGTHS)
+def test_strengths_that_make_no_sense_are_refused(make, fact):
+    with pytest.raises(ValueError, match=fact):
+        make()
+
+
+@case
+def test_moments_are_enough_for_a_regression(x, y, readout):
+    del readout
+    wanted, size = jf.regression(x, y), len(x)
+    found = jf.regression_from_moments(x.T @ x / size, y.T @ x / size, np.sum(y**2) / size)
+    np.testing.assert_allclose(found.target, wanted.target, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.floor, wanted.floor, rtol=1e-8, atol=1e-12)
+
+
+MOMENTS = {
+    "shapes": (np.eye(2), np.ones(3), 1.0, r"\(2, 2\), \(1, 3\)"),
+    "nan": (np.eye(2), np.array([1.0, np.nan]), 1.0, "cross=.*finite"),
+    "skew": (np.array([[1.0, 1.0], [0.0, 1.0]]), np.ones(2), 9.0, "symmetric"),
+    "indefinite": (np.diag([1.0, -0.1]), np.ones(2), 20.0, "least eigenvalue is -0.1"),
+    "range": (np.diag([1.0, 0.0]), np.ones(2), 9.0, "0.7071 of it is outside"),
+    "power": (np.eye(2), np.ones(2), 1.0, "at least 2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("covariance", "cross", "power", "fact"), MOMENTS.values(), ids=MOMENTS
+)
+def test_moments_that_no_data_have_are_refused(covariance, cross, power, fact):
+    with pytest.raises(ValueError, match=fact):
+        jf.regression_from_moments(covariance, cross, power)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ def gradient_descent(
         batch_size: Samples in a mini-batch, drawn without replacement from an order that
             is shuffled anew for every epoch; a last incomplete batch is left out. Needs
             a loss that holds samples, and `key`. Defaults to all samples at every step.
-        key: Randomness of the mini-batches.
+        key: Randomness of the mini-batches, and of losses such as `SampledNeurons`, which
+            each of them draws anew.
         tolerance: What counts as converged, see `Status`.
         progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`;
             it moves at each record.
@@ -334,7 +335,9 @@ class _Step(eqx.Module):
         order = jax.lax.cond(batch == 0, shuffle, lambda: order)
         start = batch * self.batch_size
         chosen = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
-        return self.loss.select(chosen), order
+        # No epoch has this number.
+        fresh = jr.fold_in(jr.fold_in(key, np.uint32(2**32 - 1)), count)
+        return self.loss.select(chosen).redraw(fresh), order
 
 
 def _straightness(step: _Step, state: _State, count: int) -> Scalar:

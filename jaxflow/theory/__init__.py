@@ -3,4 +3,5 @@
 from . import (
     marion_chizat_2024 as marion_chizat_2024,
     mulayoff_michaeli_2020 as mulayoff_michaeli_2020,
+    ziyin_li_meng_2022 as ziyin_li_meng_2022,
 )

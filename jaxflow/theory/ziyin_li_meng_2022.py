@@ -1,0 +1,720 @@
+r"""Ziyin, Li & Meng (2022), "Exact Solutions of a Deep Linear Network" (NeurIPS 2022, arXiv
+2202.04777).
+
+Setting: a linear network with $D$ hidden layers of widths $d_1, \dots, d_D$, so $D + 1$
+layers, and the paper's loss, which is `NoisyNeurons(problem, variance) +
+WeightDecay(decay)`, with no factor one half:
+
+$$ E \|W_{D+1}\, \epsilon_D \odot W_D \cdots \epsilon_1 \odot W_1 x - y\|^2
+   + \sum_{i=1}^{D+1} \gamma_i \|W_i\|_F^2, $$
+
+with independent factors $\epsilon$ of mean one and variance $\sigma_i^2$ on every hidden
+neuron. Data enter by $A = E[x x^\top]$, $g = E[y x]$ and $E[y^2]$. Everywhere `widths` are
+those of the hidden layers, none for $D = 0$; `variance` is one number or one for each
+hidden layer, `decay` one or one for each layer, the first one first.
+
+All formulas were derived for this library and are tested against direct numerics: the
+paper's text could be compared in part only. For one output the minimum over all weights
+with end-to-end vector $v$ is
+
+$$ \Phi(v) = E[y^2] - 2 g \cdot v + \rho^{-1} v^\top A v + (D+1)\, \gamma\,
+   |v|^{2/(D+1)}, $$
+
+with $\rho = \prod d_i / (d_i + \sigma_i^2)$ and $\gamma$ the geometric mean of the decays.
+Its stationary points are $v = \rho (A + \lambda)^{-1} g$, ridge solutions that shrink, on
+one curve $\gamma = \lambda |v|^{2D/(D+1)} / \rho$ in $\lambda$, along which decay, loss and
+stability turn at the same points. There are at most two for each distinct eigenvalue of
+$A$, because $\log \lambda$ enters by convolution with a Pólya frequency function.
+
+Three statements are easily made too strong, and some remember them so. The upper bound of
+the paper's scalar $b$ holds with the smallest eigenvalue of $A$, not the largest. There can
+be more than two nonzero solutions where $A$ is anisotropic, and a second local minimum
+among them. In hidden layers without noise, neurons of a global minimum need not be equal up
+to sign.
+
+Everything can be batched with `jax.vmap`. Derivatives are exact once in the data, and twice
+in decay and noise.
+"""
+
+import functools as ft
+import itertools as it
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
+
+from ..losses import Regression
+from ..networks import DeepLinear, per_layer
+
+Strengths = ArrayLike | Sequence[ScalarLike]
+
+# Points at which to look for extrema, and halvings from there.
+CELLS, HALVINGS = 128, 44
+
+
+class Minimum(NamedTuple):
+    r"""The global minimum over all weights.
+
+    Attributes:
+        loss: Its loss; at the origin $E[y^2]$.
+        map: The end-to-end vector $v$.
+        scale: $\zeta = |v|^{2/(D+1)}$; in all layers $\gamma_i \|W_i\|_F^2 = \gamma \zeta$.
+        trivial: Whether it is the origin.
+    """
+
+    loss: Scalar
+    map: Float[Array, " in"]
+    scale: Scalar
+    trivial: Bool[Array, ""]
+
+
+def minimum(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Minimum:
+    r"""The global minimum, exactly, for one output.
+
+    With no hidden layer ridge regression. With one, the origin iff $|g| \le \gamma$,
+    whatever the noise. With more, the origin is always a local minimum, and the global one
+    above `critical_point`.
+
+    Args:
+        problem: The regression.
+        widths: Neurons in each hidden layer.
+        variance: Variances of the noise.
+        decay: Strengths of weight decay.
+
+    Raises:
+        ValueError: If there are several outputs or a readout, the covariance is not
+            positive semidefinite, or a strength is out of range.
+    """
+    curve = _Curve(problem, widths, variance)
+    log_decay = _log_mean(problem, widths, decay)
+    logs, there = curve.roots(log_decay)
+    gains = jnp.where(there, jax.vmap(curve.gap)(logs), jnp.inf)
+    best = jnp.argmin(gains)
+    trivial = ~(gains[best] < 0)
+    log = curve.settle(logs[best], ~trivial, log_decay)
+    vector = jnp.where(trivial, 0, curve.map(log))
+    scale = _scale(vector, widths)
+    excess = _excess(problem, vector, curve.shrinkage)
+    decayed = (len(widths) + 1) * jnp.exp(log_decay) * scale
+    return Minimum(problem.floor + excess + decayed, vector, scale, trivial)
+
+
+class Stationary(NamedTuple):
+    r"""All stationary values of the loss but that of the origin, largest network first.
+
+    Attributes:
+        loss: The loss at each, of shape `(roots,)`; `nan` where there are fewer.
+        map: The end-to-end vectors, of shape `(roots, in)`.
+        scale: $\zeta = |v|^{2/(D+1)}$.
+        stable: Whether it is a local minimum. Else a saddle, the barrier between two.
+    """
+
+    loss: Float[Array, " roots"]
+    map: Float[Array, "roots in"]
+    scale: Float[Array, " roots"]
+    stable: Bool[Array, " roots"]
+
+
+def stationary(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Stationary:
+    r"""All solutions of the form of the global minimum.
+
+    None or two for isotropic data and $D \ge 2$; at most twice the number of inputs for
+    others, in turn minima and saddles. Arguments and errors are those of `minimum`.
+    """
+    curve = _Curve(problem, widths, variance)
+    log_decay = _log_mean(problem, widths, decay)
+    logs, there = curve.roots(log_decay)
+    logs = jax.vmap(lambda log, valid: curve.settle(log, valid, log_decay))(logs, there)
+    vectors = jax.vmap(curve.map)(logs)
+    scales = jax.vmap(lambda v: _scale(v, widths))(vectors)
+    losses = jax.vmap(lambda v: _excess(problem, v, curve.shrinkage))(vectors)
+    losses += problem.floor + (len(widths) + 1) * jnp.exp(log_decay) * scales
+    stable = there & (jax.vmap(jax.grad(curve.log_decay))(logs) > 0)
+    order = jnp.argsort(jnp.where(there, logs, jnp.inf))
+    blank = lambda x, seen: jnp.where(seen, x, jnp.nan)[order]
+    return Stationary(
+        blank(losses, there),
+        blank(vectors, there[:, None]),
+        blank(scales, there),
+        stable[order],
+    )
+
+
+def minimiser(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+    signs: Sequence[ArrayLike] | None = None,
+) -> DeepLinear:
+    """The weights of the global minimum, see `configuration`.
+
+    With noise in all hidden layers these are all of them, one for each choice of signs.
+    """
+    found = minimum(problem, widths, variance=variance, decay=decay)
+    return configuration(problem, widths, found.map, decay=decay, signs=signs)
+
+
+def configuration(
+    problem: Regression,
+    widths: Sequence[int],
+    vector: Float[Array, " in"],
+    *,
+    decay: Strengths,
+    signs: Sequence[ArrayLike] | None = None,
+) -> DeepLinear:
+    r"""Weights of least loss among all those whose end-to-end vector is `vector`.
+
+    $W_1 = r_1 w^\top$, $W_i = b_i r_i r_{i-1}^\top$ and $W_{D+1} = b\, r_D^\top$, so that
+    neurons of a layer are equal up to sign, and $\gamma_i \|W_i\|_F^2$ is the same in all
+    layers. Their loss is `effective_loss`.
+
+    Args:
+        problem: The regression.
+        widths: Neurons in each hidden layer.
+        vector: The end-to-end vector $v$.
+        decay: Strengths of weight decay.
+        signs: Vectors $r_i$ of 1 and -1, one for each hidden layer; ones by default.
+    """
+    _check(problem, widths)
+    decays = _decays(problem, widths, decay)
+    mean = jnp.exp(jnp.mean(jnp.log(decays)))
+    norms = jnp.sqrt(mean * _scale(vector, widths) / decays)
+    length = _length(vector)
+    first = vector / jnp.where(length > 0, length, 1)
+    signs = [np.ones(d) for d in widths] if signs is None else signs
+    if [np.shape(r) for r in signs] != [(d,) for d in widths]:
+        raise ValueError(
+            f"`signs` must hold a vector for each of the hidden widths {tuple(widths)}, "
+            f"but has shapes {[np.shape(r) for r in signs]}."
+        )
+    hidden = [jnp.asarray(r, vector.dtype) / np.shape(r)[0] ** 0.5 for r in signs]
+    units = [first, *hidden, jnp.ones(1, vector.dtype)]
+    pairs = zip(norms, units[1:], units[:-1], strict=True)
+    return DeepLinear(tuple(n * jnp.outer(then, before) for n, then, before in pairs))
+
+
+def effective_loss(
+    problem: Regression,
+    widths: Sequence[int],
+    vector: Float[Array, " in"],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Scalar:
+    r"""$\Phi(v)$: the least loss of any weights whose end-to-end vector is `vector`."""
+    _check(problem, widths)
+    mean = jnp.exp(_log_mean(problem, widths, decay))
+    excess = _excess(problem, vector, shrinkage(problem, widths, variance=variance))
+    return problem.floor + excess + (len(widths) + 1) * mean * _scale(vector, widths)
+
+
+def shrinkage(problem: Regression, widths: Sequence[int], *, variance: Strengths) -> Scalar:
+    r"""$\rho = \prod_i d_i / (d_i + \sigma_i^2)$, all that noise and widths do."""
+    variances = per_layer(jnp.asarray(variance, float), len(widths), "variance")
+    variances = variances.astype(problem.covariance.dtype)
+    sizes = jnp.asarray(widths, variances.dtype)
+    return jnp.prod(sizes / (sizes + variances))
+
+
+def prediction_variance(
+    problem: Regression,
+    widths: Sequence[int],
+    x: Float[Array, " in"] | None = None,
+    *,
+    variance: Strengths,
+    decay: Strengths,
+) -> Scalar:
+    r"""The variance of the stochastic output at the global minimum.
+
+    $(1/\rho - 1) (v \cdot x)^2$ at the input `x`; $(1/\rho - 1)\, v^\top A v$ on average
+    over the data if there is none. Falls as $1/d$ for large widths, but first rises with
+    noise and depth, before it vanishes where the minimum becomes the origin.
+    """
+    found = minimum(problem, widths, variance=variance, decay=decay)
+    v, kept = found.map, shrinkage(problem, widths, variance=variance)
+    square = v @ problem.covariance @ v if x is None else (v @ x) ** 2
+    return (1 / kept - 1) * square
+
+
+def origin_spectrum(
+    problem: Regression, widths: Sequence[int], *, decay: Strengths
+) -> Float[Array, " weights"]:
+    r"""All eigenvalues of the Hessian at zero weights, in increasing order.
+
+    For any number of outputs, and any noise. For $D \ge 2$ they are $2 \gamma_i$, once for
+    each weight of layer $i$, whatever the data, so that the origin is a local minimum. For
+    one hidden layer $\gamma_1 + \gamma_2 \pm \sqrt{(\gamma_1 - \gamma_2)^2 + 4 s_k^2}$ with
+    the singular values $s_k$ of $E[y x^\top]$: a saddle iff $s_1^2 > \gamma_1 \gamma_2$.
+    """
+    _check(problem, widths, outputs=None)
+    outputs, inputs = problem.target.shape
+    decays = _decays(problem, widths, decay)
+    sizes = [inputs, *widths, outputs]
+    counts = [a * b for a, b in it.pairwise(sizes)]
+    if not widths:
+        curvatures = jnp.linalg.eigvalsh(problem.covariance) + decays[0]
+        return jnp.repeat(2 * curvatures, outputs)
+    if len(widths) > 1:
+        return jnp.sort(jnp.repeat(2 * decays, np.array(counts)))
+    singular = jnp.linalg.svd(problem.target @ problem.covariance, compute_uv=False)
+    root = jnp.sqrt((decays[0] - decays[1]) ** 2 + 4 * singular**2)
+    mixed = jnp.concatenate([jnp.sum(decays) - root, jnp.sum(decays) + root])
+    mixed = jnp.repeat(mixed, widths[0])
+    alone = [widths[0] * (n - singular.size) for n in (inputs, outputs)]
+    return jnp.sort(jnp.concatenate([mixed, jnp.repeat(2 * decays, np.array(alone))]))
+
+
+class Transition(NamedTuple):
+    r"""Where the landscape changes.
+
+    Attributes:
+        decay: The geometric mean $\gamma$ of the decays.
+        size: $|v|$ there, of the solution that is not zero.
+    """
+
+    decay: Scalar
+    size: Scalar
+
+
+def critical_point(
+    problem: Regression, widths: Sequence[int], *, variance: Strengths = 0.0
+) -> Transition:
+    r"""Where the global minimum jumps to the origin.
+
+    For data with covariance $a I$ at
+    $\gamma_c = (|g|^2 / D^2)^{D/(D+1)} (\rho (D-1) / a)^{(D-1)/(D+1)}$, from
+    $|v| = \rho (|g| / a) (D-1)/D$; for all data proportional to $\rho^{(D-1)/(D+1)}$.
+    Exactly $|g|$ for one hidden layer, where nothing jumps, and infinite for none.
+    """
+    curve = _Curve(problem, widths, variance)
+    if curve.hidden < 2:
+        return curve.continuous()
+    return curve.transition(_newton(curve.gap, curve.critical()))
+
+
+def spinodal_point(
+    problem: Regression, widths: Sequence[int], *, variance: Strengths = 0.0
+) -> Transition:
+    r"""Above which the origin is the only stationary point, and only minimum.
+
+    For covariance $a I$ at $\gamma_s = \gamma_c (D+1) / 4^{D/(D+1)}$, with
+    $|v| = \rho (|g| / a) (D-1) / (2D)$; `critical_point` for fewer than two hidden layers.
+    """
+    curve = _Curve(problem, widths, variance)
+    if curve.hidden < 2:
+        return curve.continuous()
+    return curve.transition(_newton(jax.grad(curve.log_decay), curve.spinodal()))
+
+
+def escape_norm(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Scalar:
+    r"""The flow of an aligned start leaves the origin iff its layers are larger than this.
+
+    For isotropic data, equal decays, and a start that is a `configuration` along $g$, all
+    of whose layers have Frobenius norm $n$: the least $n$ from which the flow goes to the
+    local minimum that is not zero. About $(\gamma / |g|)^{1/(D-1)}$ for weak decay; zero
+    where the origin is a saddle, and infinite where it is the only minimum.
+
+    Raises:
+        ValueError: If data are not isotropic, or decays differ.
+    """
+    decays = _decays(problem, widths, decay)
+    if _concrete(jnp.any(decays != decays[0])):
+        raise ValueError(
+            "`escape_norm(decay=...)` must be the same for all layers, which else change "
+            f"their norms at different rates, but is {decays}."
+        )
+    _check_isotropic("escape_norm", problem)
+    found = stationary(problem, widths, variance=variance, decay=decay)
+    barriers = jnp.where(jnp.isnan(found.loss) | found.stable, jnp.inf, found.scale)
+    least = jnp.sqrt(jnp.min(barriers))
+    return least if len(widths) > 1 else jnp.where(jnp.isnan(found.loss[0]), jnp.inf, 0.0)
+
+
+class Bounds(NamedTuple):
+    """From below and from above."""
+
+    lower: Scalar
+    upper: Scalar
+
+
+def norm_bounds(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Bounds:
+    r"""Between which $|v|^{1/(D+1)}$ of any solution but the origin lies, for $D \ge 1$.
+
+    $(\gamma / |g|)^{1/(D-1)}$, or 0 for $D = 1$, and $(\rho |g| / a)^{1/(D+1)}$ with the
+    smallest nonzero eigenvalue $a$ of $A$. The norm of each layer for equal decays; over
+    the width the paper's $b$, if all widths are equal. With the largest eigenvalue, as the
+    paper is remembered, the upper bound does not hold.
+    """
+    if not widths:
+        raise ValueError("`norm_bounds` needs a hidden layer, but `widths` is empty.")
+    curve = _Curve(problem, widths, variance)
+    length, hidden = _length(curve.signal), len(widths)
+    mean = jnp.exp(_log_mean(problem, widths, decay))
+    lower = (mean / length) ** (1 / (hidden - 1)) if hidden > 1 else jnp.zeros_like(mean)
+    upper = (curve.shrinkage * length / jnp.min(curve.variances)) ** (1 / (hidden + 1))
+    return Bounds(lower, upper)
+
+
+class Modes(NamedTuple):
+    r"""The global minimum for several outputs.
+
+    Attributes:
+        values: The singular values of the end-to-end matrix, in the order of those of
+            $E[y x^\top]$, whose singular vectors it has.
+        loss: Its loss.
+    """
+
+    values: Float[Array, " modes"]
+    loss: Scalar
+
+
+def modes(
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    variance: Strengths = 0.0,
+    decay: Strengths,
+) -> Modes:
+    r"""The global minimum for several outputs and isotropic data, where it is known.
+
+    Without noise each singular value of $E[y x^\top]$ is on its own, and has a critical
+    decay of its own, so that the rank of the minimum is the number of those that are above.
+    With noise and one hidden layer all are lowered by one threshold. As many are kept as
+    fit through the narrowest layer, the largest.
+
+    Raises:
+        ValueError: If data are not isotropic, or there are noise and more than one hidden
+            layer.
+    """
+    _check(problem, widths, outputs=None)
+    _check_isotropic("modes", problem)
+    kept = shrinkage(problem, widths, variance=variance)
+    if len(widths) > 1 and not (isinstance(kept, Tracer) or bool(kept == 1)):
+        raise ValueError(
+            "`modes` is known with noise for one hidden layer only, but `widths` is "
+            f"{tuple(widths)} and `variance` {variance}."
+        )
+    size = jnp.trace(problem.covariance) / problem.covariance.shape[0]
+    signal = problem.target @ problem.covariance
+    signals = jnp.linalg.svd(signal, compute_uv=False)
+    mean = jnp.exp(_log_mean(problem, widths, decay))
+    fits = jnp.arange(signals.size) < min([signals.size, *widths])
+    if len(widths) == 1:
+        ratio = 1 / kept - 1  # Of the variance of the noise to the width.
+        values = _threshold(jnp.where(fits, signals, 0), ratio, mean) / size
+    else:
+        alone = lambda s: minimum(_scalar(size, s), widths, decay=mean).map[0]
+        values = jnp.where(fits, jax.vmap(alone)(signals), 0)
+    powers = jax.vmap(lambda v: _scale(v[None], widths))(values)
+    excess = size * jnp.sum((values - signals / size) ** 2)
+    noise = size * (1 / kept - 1) * jnp.sum(values) ** 2
+    decayed = (len(widths) + 1) * mean * jnp.sum(powers)
+    return Modes(values, problem.floor + excess + noise + decayed)
+
+
+def _threshold(signals, ratio, decay):
+    r"""$\max(s_k - \tau, 0)$ where $\tau$ is `decay` plus `ratio` times their sum."""
+    counts = jnp.arange(1, signals.size + 1).astype(signals.dtype)
+    levels = (decay + ratio * jnp.cumsum(signals)) / (1 + ratio * counts)
+    # Those above their own level are the first ones.
+    last = jnp.sum(signals > levels) - 1
+    level = jnp.where(last < 0, signals[0], levels[jnp.maximum(last, 0)])
+    return jnp.maximum(signals - level, 0)
+
+
+def _scalar(variance, signal):
+    """The regression of one number on another."""
+    target = (signal / variance)[None, None]
+    return Regression(target, variance[None, None], jnp.zeros_like(signal))
+
+
+class _Curve:
+    r"""The curve of stationary points, by $\log \lambda$.
+
+    In a basis of eigenvectors that is held fixed, and to first order in changes of the
+    covariance, so that equal eigenvalues have derivatives.
+    """
+
+    def __init__(self, problem: Regression, widths: Sequence[int], variance: Strengths):
+        _check(problem, widths)
+        covariance, dtype = problem.covariance, problem.covariance.dtype
+        variances, axes = jax.lax.stop_gradient(jnp.linalg.eigh(covariance))
+        signal = axes.T @ (covariance @ problem.target[0])
+        fixed = jax.lax.stop_gradient(signal)
+        seen = variances > variances.size * jnp.finfo(dtype).eps * variances[-1]
+        # Where there is no variance there is no signal, but there may come to be.
+        self.signal = jnp.where(seen, fixed, 0) + signal - fixed
+        changes = axes.T @ covariance @ axes
+        self.changes = changes - jax.lax.stop_gradient(changes)
+        self.own = jnp.where(seen, variances, 0)
+        self.variances = jnp.where(seen, variances, jnp.max(jnp.where(seen, variances, 0)))
+        self.variances = jnp.where(jnp.any(seen), self.variances, 1)
+        self.axes, self.hidden = axes, len(widths)
+        self.shrinkage = shrinkage(problem, widths, variance=variance)
+
+    def solve(self, log: Scalar, right: Array) -> Array:
+        r"""$(A + \lambda)^{-1}$ of a vector."""
+        diagonal = self.own + jnp.exp(log)
+        return (right - self.changes @ (right / diagonal)) / diagonal
+
+    def map(self, log: Scalar) -> Float[Array, " in"]:
+        return self.shrinkage * (self.axes @ self.solve(log, self.signal))
+
+    def log_decay(self, log: Scalar) -> Scalar:
+        r"""$\log \gamma$."""
+        if self.hidden == 0:
+            return log
+        power, ridge = self._power, self.solve(log, self.signal)
+        square = ridge @ ridge
+        noise = (2 * power - 1) * jnp.log(self.shrinkage)
+        scaled = log + power * jnp.log(jnp.where(square > 0, square, 1)) + noise
+        return jnp.where(square > 0, scaled, -jnp.inf)
+
+    @property
+    def _power(self):
+        return self.hidden / (self.hidden + 1)
+
+    def gap(self, log: Scalar) -> Scalar:
+        """The loss above that of the origin, over the shrinkage."""
+        ridge = self.solve(log, self.signal)
+        return self.hidden * jnp.exp(log) * (ridge @ ridge) - self.signal @ ridge
+
+    def settle(self, log: Scalar, valid: Array, log_decay: Scalar) -> Scalar:
+        """A root once more, now with derivatives."""
+        log = jnp.where(valid, jax.lax.stop_gradient(log), 0.0)
+        off = lambda log: jnp.where(valid, self.log_decay(log) - log_decay, log)
+        return _newton(off, log)
+
+    def roots(self, log_decay: Scalar) -> tuple[Array, Array]:
+        """Where the curve has this decay, and which of these there are."""
+        unit, length = self._unit()
+        power, kept, level = self._power, self.shrinkage, log_decay
+        if self.hidden:  # What it would be for a signal of length one, without noise.
+            level -= 2 * power * jnp.log(length) + (2 * power - 1) * jnp.log(kept)
+        level = jax.lax.stop_gradient(level)
+        return _crossings(self.variances, unit, level, self.hidden)
+
+    def critical(self) -> Scalar:
+        return _critical(self.variances, self._unit()[0], self.hidden)
+
+    def spinodal(self) -> Scalar:
+        return _spinodal(self.variances, self._unit()[0], self.hidden)
+
+    def _unit(self):
+        """The squares of the signal's direction, and its length."""
+        signal = jax.lax.stop_gradient(self.signal)
+        length = jnp.linalg.norm(signal)
+        flat = jnp.full_like(signal, signal.size**-0.5)
+        unit = jnp.where(length > 0, signal / jnp.where(length > 0, length, 1), flat)
+        return unit**2, length
+
+    def transition(self, log: Scalar) -> Transition:
+        return Transition(jnp.exp(self.log_decay(log)), _length(self.map(log)))
+
+    def continuous(self) -> Transition:
+        length = _length(self.signal)
+        if self.hidden == 0:
+            length = jnp.full_like(length, jnp.inf)
+        return Transition(length, jnp.zeros_like(length))
+
+
+def _level(log, variances, squares, power):
+    """The logarithm of the curve's decay, for a signal of length one."""
+    return log + power * jnp.log(jnp.sum(squares / (variances + jnp.exp(log)) ** 2))
+
+
+def _rise(log, variances, squares, power):
+    """Its derivative."""
+    ridge = jnp.exp(log)
+    weights = squares / (variances + ridge) ** 2
+    return 1 - 2 * power * jnp.sum(weights * ridge / (variances + ridge)) / jnp.sum(weights)
+
+
+def _difference(log, variances, squares, hidden):
+    """What the origin has more of in loss, which falls where the curve's decay rises."""
+    ridge = jnp.exp(log)
+    terms = squares * (variances - (hidden - 1) * ridge) / (variances + ridge) ** 2
+    return jnp.sum(terms)
+
+
+def _extrema(variances, squares, hidden):
+    """Where the curve turns, of which there are fewer than twice the inputs."""
+    rise = lambda log: _rise(log, variances, squares, hidden / (hidden + 1))
+    count = 2 * variances.size - 1
+    shift = jnp.log((hidden + 1) / (hidden - 1))
+    lower, upper = jnp.log(jnp.min(variances)), jnp.log(jnp.max(variances))
+    # Each input alone makes it turn at its variance times a number.
+    grid = jnp.linspace(lower + shift - 0.1, upper + shift + 0.1, CELLS + 1)
+    signs = jax.vmap(rise)(grid) > 0
+    cells = jnp.nonzero(signs[1:] != signs[:-1], size=count, fill_value=-1)[0]
+    found = _halve(rise, grid[cells], grid[jnp.where(cells < 0, -1, cells + 1)])
+    return jnp.where(cells < 0, grid[-1], found)
+
+
+@ft.partial(jax.jit, static_argnames="hidden")
+def _crossings(variances, squares, level, hidden):
+    """Where the curve is at a level: one between two of its extrema, if any."""
+    power = hidden / (hidden + 1)
+    curve = lambda log: _level(log, variances, squares, power) - level
+    low, high = jnp.min(variances), jnp.max(variances)
+    if hidden > 1:
+        extrema = _extrema(variances, squares, hidden)
+        left = level + 2 * power * jnp.log(low) - 1
+        right = -level * (hidden + 1) / (hidden - 1) + 1
+        ends = jnp.minimum(left, extrema[0]), jnp.maximum(right, extrema[-1])
+    else:  # It does not turn.
+        extrema = jnp.zeros((0,), variances.dtype)
+        ratio = jnp.exp(level)
+        odds = jnp.log(ratio / jnp.where(ratio < 1, 1 - ratio, 1)) if hidden else level
+        scales = (low, high) if hidden else (1.0, 1.0)
+        ends = odds + jnp.log(scales[0]) - 1, odds + jnp.log(scales[1]) + 1
+    points = jnp.concatenate([ends[0][None], extrema, ends[1][None]])
+    signs = jax.vmap(curve)(points) > 0
+    there = (signs[1:] != signs[:-1]) & jnp.isfinite(level)
+    return _halve(curve, points[:-1], points[1:]), there
+
+
+@ft.partial(jax.jit, static_argnames="hidden")
+def _critical(variances, squares, hidden):
+    """Of all points of the curve with the loss of the origin that of largest decay."""
+    difference = lambda log: _difference(log, variances, squares, hidden)
+    low, high = jnp.log(jnp.min(variances)), jnp.log(jnp.max(variances))
+    shift = jnp.log(float(hidden - 1))
+    ends = low - shift - 0.1, high - shift + 0.1
+    extrema = jnp.clip(_extrema(variances, squares, hidden), *ends)
+    points = jnp.concatenate([ends[0][None], extrema, ends[1][None]])
+    signs = jax.vmap(difference)(points) > 0
+    found = _halve(difference, points[:-1], points[1:])
+    power = hidden / (hidden + 1)
+    levels = jax.vmap(lambda log: _level(log, variances, squares, power))(found)
+    levels = jnp.where(signs[1:] != signs[:-1], levels, -jnp.inf)
+    return found[jnp.argmax(levels)]
+
+
+@ft.partial(jax.jit, static_argnames="hidden")
+def _spinodal(variances, squares, hidden):
+    """The top of the curve."""
+    extrema = _extrema(variances, squares, hidden)
+    power = hidden / (hidden + 1)
+    levels = jax.vmap(lambda log: _level(log, variances, squares, power))(extrema)
+    return extrema[jnp.argmax(levels)]
+
+
+def _halve(function: Callable, lower: Array, upper: Array) -> Array:
+    """Where a function loses the sign that it has at `lower`, in many intervals at once."""
+    signs = jax.vmap(function)(lower) > 0
+
+    def halve(_, interval):
+        lower, upper = interval
+        middle = (lower + upper) / 2
+        same = (jax.vmap(function)(middle) > 0) == signs
+        return jnp.where(same, middle, lower), jnp.where(same, upper, middle)
+
+    lower, upper = jax.lax.fori_loop(0, HALVINGS, halve, (lower, upper))
+    return (lower + upper) / 2
+
+
+def _newton(function: Callable[[Scalar], Scalar], log: Scalar) -> Scalar:
+    """Two steps, which make a root exact, and give it derivatives."""
+    for _ in range(2):
+        value, slope = jax.value_and_grad(function)(log)
+        flat = slope == 0
+        step = jnp.where(flat, 0, value / jnp.where(flat, 1, slope))
+        log = log - jnp.clip(step, -1e-3, 1e-3)
+    return log
+
+
+def _excess(problem: Regression, vector: Array, kept: Scalar) -> Scalar:
+    """The error of a map above the floor, with the noise of its neurons at best."""
+    gap, covariance = vector - problem.target[0], problem.covariance
+    return gap @ covariance @ gap + (1 / kept - 1) * (vector @ covariance @ vector)
+
+
+def _length(vector):
+    """The norm, whose slope at zero is zero."""
+    square = vector @ vector
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _scale(vector, widths):
+    square = vector @ vector
+    power = jnp.where(square > 0, square, 1) ** (1 / (len(widths) + 1))
+    return jnp.where(square > 0, power, 0)
+
+
+def _decays(problem, widths, decay):
+    values = jnp.asarray(decay, float)
+    values = per_layer(values, len(widths) + 1, "decay", positive=True)
+    return values.astype(problem.covariance.dtype)
+
+
+def _log_mean(problem, widths, decay):
+    return jnp.mean(jnp.log(_decays(problem, widths, decay)))
+
+
+def _concrete(condition) -> bool:
+    """Whether it holds, if that is known while tracing."""
+    return not isinstance(condition, Tracer) and bool(condition)
+
+
+def _check(problem: Regression, widths: Sequence[int], *, outputs: int | None = 1):
+    if problem.readout is not None:
+        raise ValueError(
+            "Ziyin, Li & Meng (2022) train all layers, but the problem has a readout."
+        )
+    if outputs == 1 and problem.target.shape[0] != 1:
+        raise ValueError(
+            "Ziyin, Li & Meng (2022) treat one output, but the problem has "
+            f"{problem.target.shape[0]}. See `modes` and `origin_spectrum` for several."
+        )
+    if any(d < 1 for d in widths):
+        raise ValueError(f"`widths` must be positive, but are {tuple(widths)}.")
+    if isinstance(problem.covariance, Tracer):
+        return
+    values = np.linalg.eigvalsh(np.asarray(problem.covariance))
+    if values[0] < -(np.finfo(values.dtype).eps ** 0.5) * abs(values[-1]):
+        raise ValueError(
+            "The covariance of the problem must be positive semidefinite, but its least "
+            f"eigenvalue is {values[0]:.4g}. Second moments of data always are."
+        )
+
+
+def _check_isotropic(name: str, problem: Regression):
+    covariance = problem.covariance
+    size = jnp.trace(covariance) / covariance.shape[0]
+    gap = jnp.max(jnp.abs(covariance - size * jnp.eye(len(covariance), dtype=size.dtype)))
+    if _concrete(gap > jnp.finfo(covariance.dtype).eps ** 0.5 * size):
+        raise ValueError(
+            f"`{name}` needs data whose covariance is a multiple of the identity: use "
+            "`white, _ = whiten(problem)`."
+        )
