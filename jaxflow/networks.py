@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
@@ -236,8 +237,8 @@ def per_layer(
             f"shape {values.shape}."
         )
     if not isinstance(values, Tracer):
-        fine = jnp.isfinite(values) & ((values > 0) if positive else (values >= 0))
-        if not bool(jnp.all(fine)):
+        given = np.asarray(values)
+        if not np.all(np.isfinite(given) & ((given > 0) if positive else (given >= 0))):
             wanted = "positive" if positive else "not negative"
             raise ValueError(f"`{name}` must be finite and {wanted}, but is {values}.")
     return jnp.broadcast_to(values, (layers,))

@@ -95,18 +95,10 @@ def minimum(
         ValueError: If there are several outputs or a readout, the covariance is not
             positive semidefinite, or a strength is out of range.
     """
-    curve = _Curve(problem, widths, variance)
+    _check(problem, widths)
     log_decay = _log_mean(problem, widths, decay)
-    logs, there = curve.roots(log_decay)
-    gains = jnp.where(there, jax.vmap(curve.gap)(logs), jnp.inf)
-    best = jnp.argmin(gains)
-    trivial = ~(gains[best] < 0)
-    log = curve.settle(logs[best], ~trivial, log_decay)
-    vector = jnp.where(trivial, 0, curve.map(log))
-    scale = _scale(vector, widths)
-    excess = _excess(problem, vector, curve.shrinkage)
-    decayed = (len(widths) + 1) * jnp.exp(log_decay) * scale
-    return Minimum(problem.floor + excess + decayed, vector, scale, trivial)
+    kept = shrinkage(problem, widths, variance=variance)
+    return _minimum(problem, kept, log_decay, len(widths))
 
 
 class Stationary(NamedTuple):
@@ -137,23 +129,10 @@ def stationary(
     None or two for isotropic data and $D \ge 2$; at most twice the number of inputs for
     others, in turn minima and saddles. Arguments and errors are those of `minimum`.
     """
-    curve = _Curve(problem, widths, variance)
+    _check(problem, widths)
     log_decay = _log_mean(problem, widths, decay)
-    logs, there = curve.roots(log_decay)
-    logs = jax.vmap(lambda log, valid: curve.settle(log, valid, log_decay))(logs, there)
-    vectors = jax.vmap(curve.map)(logs)
-    scales = jax.vmap(lambda v: _scale(v, widths))(vectors)
-    losses = jax.vmap(lambda v: _excess(problem, v, curve.shrinkage))(vectors)
-    losses += problem.floor + (len(widths) + 1) * jnp.exp(log_decay) * scales
-    stable = there & (jax.vmap(jax.grad(curve.log_decay))(logs) > 0)
-    order = jnp.argsort(jnp.where(there, logs, jnp.inf))
-    blank = lambda x, seen: jnp.where(seen, x, jnp.nan)[order]
-    return Stationary(
-        blank(losses, there),
-        blank(vectors, there[:, None]),
-        blank(scales, there),
-        stable[order],
-    )
+    kept = shrinkage(problem, widths, variance=variance)
+    return _stationary(problem, kept, log_decay, len(widths))
 
 
 def minimiser(
@@ -196,7 +175,7 @@ def configuration(
     _check(problem, widths)
     decays = _decays(problem, widths, decay)
     mean = jnp.exp(jnp.mean(jnp.log(decays)))
-    norms = jnp.sqrt(mean * _scale(vector, widths) / decays)
+    norms = jnp.sqrt(mean * _scale(vector, len(widths)) / decays)
     length = _length(vector)
     first = vector / jnp.where(length > 0, length, 1)
     signs = [np.ones(d) for d in widths] if signs is None else signs
@@ -223,7 +202,7 @@ def effective_loss(
     _check(problem, widths)
     mean = jnp.exp(_log_mean(problem, widths, decay))
     excess = _excess(problem, vector, shrinkage(problem, widths, variance=variance))
-    return problem.floor + excess + (len(widths) + 1) * mean * _scale(vector, widths)
+    return problem.floor + excess + (len(widths) + 1) * mean * _scale(vector, len(widths))
 
 
 def shrinkage(problem: Regression, widths: Sequence[int], *, variance: Strengths) -> Scalar:
@@ -304,10 +283,9 @@ def critical_point(
     $|v| = \rho (|g| / a) (D-1)/D$; for all data proportional to $\rho^{(D-1)/(D+1)}$.
     Exactly $|g|$ for one hidden layer, where nothing jumps, and infinite for none.
     """
-    curve = _Curve(problem, widths, variance)
-    if curve.hidden < 2:
-        return curve.continuous()
-    return curve.transition(_newton(curve.gap, curve.critical()))
+    _check(problem, widths)
+    kept = shrinkage(problem, widths, variance=variance)
+    return _transition(problem, kept, len(widths), top=False)
 
 
 def spinodal_point(
@@ -318,10 +296,9 @@ def spinodal_point(
     For covariance $a I$ at $\gamma_s = \gamma_c (D+1) / 4^{D/(D+1)}$, with
     $|v| = \rho (|g| / a) (D-1) / (2D)$; `critical_point` for fewer than two hidden layers.
     """
-    curve = _Curve(problem, widths, variance)
-    if curve.hidden < 2:
-        return curve.continuous()
-    return curve.transition(_newton(jax.grad(curve.log_decay), curve.spinodal()))
+    _check(problem, widths)
+    kept = shrinkage(problem, widths, variance=variance)
+    return _transition(problem, kept, len(widths), top=True)
 
 
 def escape_norm(
@@ -377,11 +354,12 @@ def norm_bounds(
     """
     if not widths:
         raise ValueError("`norm_bounds` needs a hidden layer, but `widths` is empty.")
-    curve = _Curve(problem, widths, variance)
-    length, hidden = _length(curve.signal), len(widths)
-    mean = jnp.exp(_log_mean(problem, widths, decay))
+    _check(problem, widths)
+    kept, hidden = shrinkage(problem, widths, variance=variance), len(widths)
+    curve = _Curve(problem, kept, hidden)
+    length, mean = _length(curve.signal), jnp.exp(_log_mean(problem, widths, decay))
     lower = (mean / length) ** (1 / (hidden - 1)) if hidden > 1 else jnp.zeros_like(mean)
-    upper = (curve.shrinkage * length / jnp.min(curve.variances)) ** (1 / (hidden + 1))
+    upper = (kept * length / jnp.min(curve.variances)) ** (1 / (hidden + 1))
     return Bounds(lower, upper)
 
 
@@ -433,9 +411,10 @@ def modes(
         ratio = 1 / kept - 1  # Of the variance of the noise to the width.
         values = _threshold(jnp.where(fits, signals, 0), ratio, mean) / size
     else:
-        alone = lambda s: minimum(_scalar(size, s), widths, decay=mean).map[0]
+        log, one = jnp.log(mean), jnp.ones_like(mean)
+        alone = lambda s: _minimum(_scalar(size, s), one, log, len(widths)).map[0]
         values = jnp.where(fits, jax.vmap(alone)(signals), 0)
-    powers = jax.vmap(lambda v: _scale(v[None], widths))(values)
+    powers = jax.vmap(lambda v: _scale(v[None], len(widths)))(values)
     excess = size * jnp.sum((values - signals / size) ** 2)
     noise = size * (1 / kept - 1) * jnp.sum(values) ** 2
     decayed = (len(widths) + 1) * mean * jnp.sum(powers)
@@ -458,6 +437,54 @@ def _scalar(variance, signal):
     return Regression(target, variance[None, None], jnp.zeros_like(signal))
 
 
+@ft.partial(jax.jit, static_argnames="hidden")
+def _minimum(problem, kept, log_decay, hidden):
+    curve = _Curve(problem, kept, hidden)
+    logs, there = curve.roots(log_decay)
+    gains = jnp.where(there, jax.vmap(curve.gap)(logs), jnp.inf)
+    best = jnp.argmin(gains)
+    trivial = ~(gains[best] < 0)
+    log = curve.settle(logs[best], ~trivial, log_decay)
+    vector = jnp.where(trivial, 0, curve.map(log))
+    scale = _scale(vector, hidden)
+    decayed = (hidden + 1) * jnp.exp(log_decay) * scale
+    loss = problem.floor + _excess(problem, vector, kept) + decayed
+    return Minimum(loss, vector, scale, trivial)
+
+
+@ft.partial(jax.jit, static_argnames="hidden")
+def _stationary(problem, kept, log_decay, hidden):
+    curve = _Curve(problem, kept, hidden)
+    logs, there = curve.roots(log_decay)
+    order = jnp.argsort(jnp.where(there, logs, jnp.inf))
+    logs, there = logs[order], there[order]
+
+    def see(log, valid):
+        log = curve.settle(log, valid, log_decay)
+        vector = curve.map(log)
+        scale = _scale(vector, hidden)
+        decayed = (hidden + 1) * jnp.exp(log_decay) * scale
+        loss = problem.floor + _excess(problem, vector, kept) + decayed
+        stable = valid & (jax.grad(curve.log_decay)(log) > 0)
+        blank = lambda x: jnp.where(valid, x, jnp.nan)
+        return Stationary(blank(loss), blank(vector), blank(scale), stable)
+
+    return jax.vmap(see)(logs, there)
+
+
+@ft.partial(jax.jit, static_argnames=("hidden", "top"))
+def _transition(problem, kept, hidden, top):
+    """The top of the curve, or where the loss along it is that of the origin."""
+    curve = _Curve(problem, kept, hidden)
+    if hidden < 2:
+        length = _length(curve.signal)
+        decay = length if hidden else jnp.full_like(length, jnp.inf)
+        return Transition(decay, jnp.zeros_like(length))
+    flat = jax.grad(curve.log_decay) if top else curve.gap
+    log = _newton(flat, curve.spinodal() if top else curve.critical())
+    return Transition(jnp.exp(curve.log_decay(log)), _length(curve.map(log)))
+
+
 class _Curve:
     r"""The curve of stationary points, by $\log \lambda$.
 
@@ -465,8 +492,7 @@ class _Curve:
     covariance, so that equal eigenvalues have derivatives.
     """
 
-    def __init__(self, problem: Regression, widths: Sequence[int], variance: Strengths):
-        _check(problem, widths)
+    def __init__(self, problem: Regression, kept: Scalar, hidden: int):
         covariance, dtype = problem.covariance, problem.covariance.dtype
         variances, axes = jax.lax.stop_gradient(jnp.linalg.eigh(covariance))
         signal = axes.T @ (covariance @ problem.target[0])
@@ -479,8 +505,7 @@ class _Curve:
         self.own = jnp.where(seen, variances, 0)
         self.variances = jnp.where(seen, variances, jnp.max(jnp.where(seen, variances, 0)))
         self.variances = jnp.where(jnp.any(seen), self.variances, 1)
-        self.axes, self.hidden = axes, len(widths)
-        self.shrinkage = shrinkage(problem, widths, variance=variance)
+        self.axes, self.shrinkage, self.hidden = axes, kept, hidden
 
     def solve(self, log: Scalar, right: Array) -> Array:
         r"""$(A + \lambda)^{-1}$ of a vector."""
@@ -538,15 +563,6 @@ class _Curve:
         unit = jnp.where(length > 0, signal / jnp.where(length > 0, length, 1), flat)
         return unit**2, length
 
-    def transition(self, log: Scalar) -> Transition:
-        return Transition(jnp.exp(self.log_decay(log)), _length(self.map(log)))
-
-    def continuous(self) -> Transition:
-        length = _length(self.signal)
-        if self.hidden == 0:
-            length = jnp.full_like(length, jnp.inf)
-        return Transition(length, jnp.zeros_like(length))
-
 
 def _level(log, variances, squares, power):
     """The logarithm of the curve's decay, for a signal of length one."""
@@ -581,7 +597,6 @@ def _extrema(variances, squares, hidden):
     return jnp.where(cells < 0, grid[-1], found)
 
 
-@ft.partial(jax.jit, static_argnames="hidden")
 def _crossings(variances, squares, level, hidden):
     """Where the curve is at a level: one between two of its extrema, if any."""
     power = hidden / (hidden + 1)
@@ -604,7 +619,6 @@ def _crossings(variances, squares, level, hidden):
     return _halve(curve, points[:-1], points[1:]), there
 
 
-@ft.partial(jax.jit, static_argnames="hidden")
 def _critical(variances, squares, hidden):
     """Of all points of the curve with the loss of the origin that of largest decay."""
     difference = lambda log: _difference(log, variances, squares, hidden)
@@ -621,7 +635,6 @@ def _critical(variances, squares, hidden):
     return found[jnp.argmax(levels)]
 
 
-@ft.partial(jax.jit, static_argnames="hidden")
 def _spinodal(variances, squares, hidden):
     """The top of the curve."""
     extrema = _extrema(variances, squares, hidden)
@@ -666,9 +679,9 @@ def _length(vector):
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
-def _scale(vector, widths):
+def _scale(vector, hidden):
     square = vector @ vector
-    power = jnp.where(square > 0, square, 1) ** (1 / (len(widths) + 1))
+    power = jnp.where(square > 0, square, 1) ** (1 / (hidden + 1))
     return jnp.where(square > 0, power, 0)
 
 
