@@ -8,6 +8,7 @@ The error is the largest difference of losses, over those of the part, relative.
 """
 
 import argparse
+import functools as ft
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def problem(key):
     return jf.regression(x, y)
 
 
-def brent(given, hidden, decay, variance):
+def brent(hidden, given, decay, variance):
     """The least loss of the roots of the scalar equation, and the origin."""
     covariance, target = np.asarray(given.covariance), np.asarray(given.target[0])
     values, axes = np.linalg.eigh(covariance)
@@ -74,11 +75,11 @@ def rows(options):
             yield {"case": case, "method": "jaxflow", **times, "points": found.size}
             some = np.random.default_rng(0).permutation(found.size)[: options.part]
 
-            def loop(given=given, axis=axis, some=some, hidden=hidden):
-                chosen = lambda k: jax.tree.map(lambda a: a[k], given)
-                problems = [given if axis is None else chosen(k) for k in some]
-                numbers = zip(problems, *(np.asarray(p)[some] for p in points), strict=True)
-                return np.array([brent(p, hidden, *rest) for p, *rest in numbers])
+            each = [given if axis is None else _take(given, k) for k in some]
+            numbers = [np.asarray(p)[some] for p in points]
+
+            def loop(each=each, numbers=numbers, hidden=hidden):
+                return np.array(list(map(ft.partial(brent, hidden), each, *numbers)))
 
             wanted, times = measure(loop)
             times["run_ms"] *= found.size / len(some)
@@ -89,6 +90,10 @@ def rows(options):
                 "points": len(some),
                 "error": np.max(np.abs(found[some] / wanted - 1)),
             }
+
+
+def _take(problems, k):
+    return jax.tree.map(lambda a: np.asarray(a[k]), problems)
 
 
 def main():

@@ -39,8 +39,9 @@ in decay and noise.
 import functools as ft
 import itertools as it
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,9 +97,7 @@ def minimum(
             positive semidefinite, or a strength is out of range.
     """
     _check(problem, widths)
-    log_decay = _log_mean(problem, widths, decay)
-    kept = shrinkage(problem, widths, variance=variance)
-    return _minimum(problem, kept, log_decay, len(widths))
+    return _minimum(problem, *_reduce(problem, widths, variance, decay), **_depth(widths))
 
 
 class Stationary(NamedTuple):
@@ -130,9 +129,8 @@ def stationary(
     others, in turn minima and saddles. Arguments and errors are those of `minimum`.
     """
     _check(problem, widths)
-    log_decay = _log_mean(problem, widths, decay)
-    kept = shrinkage(problem, widths, variance=variance)
-    return _stationary(problem, kept, log_decay, len(widths))
+    given = _reduce(problem, widths, variance, decay)
+    return _stationary(problem, *given, **_depth(widths))
 
 
 def minimiser(
@@ -173,19 +171,23 @@ def configuration(
         signs: Vectors $r_i$ of 1 and -1, one for each hidden layer; ones by default.
     """
     _check(problem, widths)
-    decays = _decays(problem, widths, decay)
-    mean = jnp.exp(jnp.mean(jnp.log(decays)))
-    norms = jnp.sqrt(mean * _scale(vector, len(widths)) / decays)
-    length = _length(vector)
-    first = vector / jnp.where(length > 0, length, 1)
     signs = [np.ones(d) for d in widths] if signs is None else signs
     if [np.shape(r) for r in signs] != [(d,) for d in widths]:
         raise ValueError(
             f"`signs` must hold a vector for each of the hidden widths {tuple(widths)}, "
             f"but has shapes {[np.shape(r) for r in signs]}."
         )
-    hidden = [jnp.asarray(r, vector.dtype) / np.shape(r)[0] ** 0.5 for r in signs]
-    units = [first, *hidden, jnp.ones(1, vector.dtype)]
+    signs = [jnp.asarray(r, vector.dtype) for r in signs]
+    return _configuration(vector, _decays(problem, widths, decay), signs)
+
+
+@jax.jit
+def _configuration(vector, decays, signs):
+    mean = jnp.exp(jnp.mean(jnp.log(decays)))
+    norms = jnp.sqrt(mean * _scale(vector, len(signs)) / decays)
+    length = _length(vector)
+    first = vector / jnp.where(length > 0, length, 1)
+    units = [first, *(r / r.size**0.5 for r in signs), jnp.ones(1, vector.dtype)]
     pairs = zip(norms, units[1:], units[:-1], strict=True)
     return DeepLinear(tuple(n * jnp.outer(then, before) for n, then, before in pairs))
 
@@ -200,17 +202,13 @@ def effective_loss(
 ) -> Scalar:
     r"""$\Phi(v)$: the least loss of any weights whose end-to-end vector is `vector`."""
     _check(problem, widths)
-    mean = jnp.exp(_log_mean(problem, widths, decay))
-    excess = _excess(problem, vector, shrinkage(problem, widths, variance=variance))
-    return problem.floor + excess + (len(widths) + 1) * mean * _scale(vector, len(widths))
+    kept, log_decay = _reduce(problem, widths, variance, decay)
+    return _loss(problem, vector, kept, log_decay, len(widths))
 
 
 def shrinkage(problem: Regression, widths: Sequence[int], *, variance: Strengths) -> Scalar:
     r"""$\rho = \prod_i d_i / (d_i + \sigma_i^2)$, all that noise and widths do."""
-    variances = per_layer(jnp.asarray(variance, float), len(widths), "variance")
-    variances = variances.astype(problem.covariance.dtype)
-    sizes = jnp.asarray(widths, variances.dtype)
-    return jnp.prod(sizes / (sizes + variances))
+    return _reduce(problem, widths, variance, 1.0)[0]
 
 
 def prediction_variance(
@@ -244,10 +242,13 @@ def origin_spectrum(
     the singular values $s_k$ of $E[y x^\top]$: a saddle iff $s_1^2 > \gamma_1 \gamma_2$.
     """
     _check(problem, widths, outputs=None)
+    return _origin(problem, _decays(problem, widths, decay), tuple(widths))
+
+
+@ft.partial(jax.jit, static_argnames="widths")
+def _origin(problem, decays, widths):
     outputs, inputs = problem.target.shape
-    decays = _decays(problem, widths, decay)
-    sizes = [inputs, *widths, outputs]
-    counts = [a * b for a, b in it.pairwise(sizes)]
+    counts = [a * b for a, b in it.pairwise([inputs, *widths, outputs])]
     if not widths:
         curvatures = jnp.linalg.eigvalsh(problem.covariance) + decays[0]
         return jnp.repeat(2 * curvatures, outputs)
@@ -285,7 +286,7 @@ def critical_point(
     """
     _check(problem, widths)
     kept = shrinkage(problem, widths, variance=variance)
-    return _transition(problem, kept, len(widths), top=False)
+    return _transition(problem, kept, **_depth(widths), top=False)
 
 
 def spinodal_point(
@@ -298,7 +299,7 @@ def spinodal_point(
     """
     _check(problem, widths)
     kept = shrinkage(problem, widths, variance=variance)
-    return _transition(problem, kept, len(widths), top=True)
+    return _transition(problem, kept, **_depth(widths), top=True)
 
 
 def escape_norm(
@@ -319,7 +320,7 @@ def escape_norm(
         ValueError: If data are not isotropic, or decays differ.
     """
     decays = _decays(problem, widths, decay)
-    if _concrete(jnp.any(decays != decays[0])):
+    if not isinstance(decays, Tracer) and len(set(np.asarray(decays).tolist())) > 1:
         raise ValueError(
             "`escape_norm(decay=...)` must be the same for all layers, which else change "
             f"their norms at different rates, but is {decays}."
@@ -355,10 +356,14 @@ def norm_bounds(
     if not widths:
         raise ValueError("`norm_bounds` needs a hidden layer, but `widths` is empty.")
     _check(problem, widths)
-    kept, hidden = shrinkage(problem, widths, variance=variance), len(widths)
-    curve = _Curve(problem, kept, hidden)
-    length, mean = _length(curve.signal), jnp.exp(_log_mean(problem, widths, decay))
-    lower = (mean / length) ** (1 / (hidden - 1)) if hidden > 1 else jnp.zeros_like(mean)
+    return _bounds(problem, *_reduce(problem, widths, variance, decay), **_depth(widths))
+
+
+@ft.partial(jax.jit, static_argnames="kind")
+def _bounds(problem, kept, log_decay, hidden, kind):
+    curve = _Curve(problem, kept, hidden, kind)
+    length, mean = _length(curve.signal), jnp.exp(log_decay)
+    lower = (mean / length) ** (1 / (hidden - 1)) if kind > 1 else jnp.zeros_like(mean)
     upper = (kept * length / jnp.min(curve.variances)) ** (1 / (hidden + 1))
     return Bounds(lower, upper)
 
@@ -396,28 +401,33 @@ def modes(
     """
     _check(problem, widths, outputs=None)
     _check_isotropic("modes", problem)
-    kept = shrinkage(problem, widths, variance=variance)
+    kept, log_decay = _reduce(problem, widths, variance, decay)
     if len(widths) > 1 and not (isinstance(kept, Tracer) or bool(kept == 1)):
         raise ValueError(
             "`modes` is known with noise for one hidden layer only, but `widths` is "
             f"{tuple(widths)} and `variance` {variance}."
         )
+    return _modes(problem, kept, log_decay, tuple(widths))
+
+
+@ft.partial(jax.jit, static_argnames="widths")
+def _modes(problem, kept, log_decay, widths):
     size = jnp.trace(problem.covariance) / problem.covariance.shape[0]
     signal = problem.target @ problem.covariance
     signals = jnp.linalg.svd(signal, compute_uv=False)
-    mean = jnp.exp(_log_mean(problem, widths, decay))
+    mean, hidden = jnp.exp(log_decay), len(widths)
     fits = jnp.arange(signals.size) < min([signals.size, *widths])
-    if len(widths) == 1:
+    if hidden == 1:
         ratio = 1 / kept - 1  # Of the variance of the noise to the width.
         values = _threshold(jnp.where(fits, signals, 0), ratio, mean) / size
     else:
-        log, one = jnp.log(mean), jnp.ones_like(mean)
-        alone = lambda s: _minimum(_scalar(size, s), one, log, len(widths)).map[0]
+        given = jnp.ones_like(mean), log_decay
+        alone = lambda s: _minimum(_scalar(size, s), *given, **_depth(widths)).map[0]
         values = jnp.where(fits, jax.vmap(alone)(signals), 0)
-    powers = jax.vmap(lambda v: _scale(v[None], len(widths)))(values)
+    powers = jax.vmap(lambda v: _scale(v[None], hidden))(values)
     excess = size * jnp.sum((values - signals / size) ** 2)
     noise = size * (1 / kept - 1) * jnp.sum(values) ** 2
-    decayed = (len(widths) + 1) * mean * jnp.sum(powers)
+    decayed = (hidden + 1) * mean * jnp.sum(powers)
     return Modes(values, problem.floor + excess + noise + decayed)
 
 
@@ -437,62 +447,66 @@ def _scalar(variance, signal):
     return Regression(target, variance[None, None], jnp.zeros_like(signal))
 
 
-@ft.partial(jax.jit, static_argnames="hidden")
-def _minimum(problem, kept, log_decay, hidden):
-    curve = _Curve(problem, kept, hidden)
-    logs, there = curve.roots(log_decay)
-    gains = jnp.where(there, jax.vmap(curve.gap)(logs), jnp.inf)
+@ft.partial(jax.jit, static_argnames="kind")
+def _minimum(problem, kept, log_decay, hidden, kind):
+    curve = _Curve(problem, kept, hidden, kind)
+    logs, there = _roots(curve.still, jax.lax.stop_gradient(log_decay))
+    gains = jnp.where(there, jax.vmap(curve.still.gap)(logs), jnp.inf)
     best = jnp.argmin(gains)
     trivial = ~(gains[best] < 0)
-    log = curve.settle(logs[best], ~trivial, log_decay)
+    log = _settle(curve, logs[best], ~trivial, log_decay)
     vector = jnp.where(trivial, 0, curve.map(log))
-    scale = _scale(vector, hidden)
-    decayed = (hidden + 1) * jnp.exp(log_decay) * scale
-    loss = problem.floor + _excess(problem, vector, kept) + decayed
-    return Minimum(loss, vector, scale, trivial)
+    loss = _loss(problem, vector, kept, log_decay, hidden)
+    return Minimum(loss, vector, _scale(vector, hidden), trivial)
 
 
-@ft.partial(jax.jit, static_argnames="hidden")
-def _stationary(problem, kept, log_decay, hidden):
-    curve = _Curve(problem, kept, hidden)
-    logs, there = curve.roots(log_decay)
+@ft.partial(jax.jit, static_argnames="kind")
+def _stationary(problem, kept, log_decay, hidden, kind):
+    curve = _Curve(problem, kept, hidden, kind)
+    logs, there = _roots(curve.still, jax.lax.stop_gradient(log_decay))
     order = jnp.argsort(jnp.where(there, logs, jnp.inf))
-    logs, there = logs[order], there[order]
 
     def see(log, valid):
-        log = curve.settle(log, valid, log_decay)
+        log = _settle(curve, log, valid, log_decay)
         vector = curve.map(log)
-        scale = _scale(vector, hidden)
-        decayed = (hidden + 1) * jnp.exp(log_decay) * scale
-        loss = problem.floor + _excess(problem, vector, kept) + decayed
+        loss = _loss(problem, vector, kept, log_decay, hidden)
         stable = valid & (jax.grad(curve.log_decay)(log) > 0)
         blank = lambda x: jnp.where(valid, x, jnp.nan)
-        return Stationary(blank(loss), blank(vector), blank(scale), stable)
+        return Stationary(blank(loss), blank(vector), blank(_scale(vector, hidden)), stable)
 
-    return jax.vmap(see)(logs, there)
+    return jax.vmap(see)(logs[order], there[order])
 
 
-@ft.partial(jax.jit, static_argnames=("hidden", "top"))
-def _transition(problem, kept, hidden, top):
+@ft.partial(jax.jit, static_argnames=("kind", "top"))
+def _transition(problem, kept, hidden, kind, top):
     """The top of the curve, or where the loss along it is that of the origin."""
-    curve = _Curve(problem, kept, hidden)
-    if hidden < 2:
+    curve = _Curve(problem, kept, hidden, kind)
+    if kind < 2:
         length = _length(curve.signal)
-        decay = length if hidden else jnp.full_like(length, jnp.inf)
+        decay = length if kind else jnp.full_like(length, jnp.inf)
         return Transition(decay, jnp.zeros_like(length))
     flat = jax.grad(curve.log_decay) if top else curve.gap
-    log = _newton(flat, curve.spinodal() if top else curve.critical())
+    log = _newton(flat, (_top if top else _crossing)(curve.still))
     return Transition(jnp.exp(curve.log_decay(log)), _length(curve.map(log)))
 
 
-class _Curve:
+class _Curve(eqx.Module):
     r"""The curve of stationary points, by $\log \lambda$.
 
     In a basis of eigenvectors that is held fixed, and to first order in changes of the
     covariance, so that equal eigenvalues have derivatives.
     """
 
-    def __init__(self, problem: Regression, kept: Scalar, hidden: int):
+    signal: Array
+    own: Array
+    variances: Array
+    axes: Array
+    changes: Array | None
+    kept: Scalar
+    hidden: Scalar
+    kind: int = eqx.field(static=True)
+
+    def __init__(self, problem, kept, hidden, kind):
         covariance, dtype = problem.covariance, problem.covariance.dtype
         variances, axes = jax.lax.stop_gradient(jnp.linalg.eigh(covariance))
         signal = axes.T @ (covariance @ problem.target[0])
@@ -503,144 +517,108 @@ class _Curve:
         changes = axes.T @ covariance @ axes
         self.changes = changes - jax.lax.stop_gradient(changes)
         self.own = jnp.where(seen, variances, 0)
-        self.variances = jnp.where(seen, variances, jnp.max(jnp.where(seen, variances, 0)))
-        self.variances = jnp.where(jnp.any(seen), self.variances, 1)
-        self.axes, self.shrinkage, self.hidden = axes, kept, hidden
+        largest = jnp.where(jnp.any(seen), variances[-1], 1)
+        self.variances = jnp.where(seen, variances, largest)
+        self.axes, self.kept, self.hidden, self.kind = axes, kept, hidden, kind
+
+    @property
+    def still(self) -> "_Curve":
+        """The same without derivatives."""
+        plain = eqx.tree_at(lambda curve: curve.changes, self, None)
+        return jax.lax.stop_gradient(plain)
 
     def solve(self, log: Scalar, right: Array) -> Array:
         r"""$(A + \lambda)^{-1}$ of a vector."""
         diagonal = self.own + jnp.exp(log)
-        return (right - self.changes @ (right / diagonal)) / diagonal
+        if self.changes is not None:
+            right -= self.changes @ (right / diagonal)
+        return right / diagonal
 
     def map(self, log: Scalar) -> Float[Array, " in"]:
-        return self.shrinkage * (self.axes @ self.solve(log, self.signal))
-
-    def log_decay(self, log: Scalar) -> Scalar:
-        r"""$\log \gamma$."""
-        if self.hidden == 0:
-            return log
-        power, ridge = self._power, self.solve(log, self.signal)
-        square = ridge @ ridge
-        noise = (2 * power - 1) * jnp.log(self.shrinkage)
-        scaled = log + power * jnp.log(jnp.where(square > 0, square, 1)) + noise
-        return jnp.where(square > 0, scaled, -jnp.inf)
+        return self.kept * (self.axes @ self.solve(log, self.signal))
 
     @property
-    def _power(self):
+    def power(self) -> Scalar:
         return self.hidden / (self.hidden + 1)
+
+    def log_decay(self, log: Scalar) -> Scalar:
+        r"""$\log \gamma$, where $\gamma = \lambda |v|^{2D/(D+1)} / \rho$."""
+        if self.kind == 0:
+            return log
+        ridge = self.solve(log, self.signal)
+        square = ridge @ ridge
+        noise = (2 * self.power - 1) * jnp.log(self.kept)
+        scaled = log + self.power * jnp.log(jnp.where(square > 0, square, 1)) + noise
+        return jnp.where(square > 0, scaled, -jnp.inf)
 
     def gap(self, log: Scalar) -> Scalar:
         """The loss above that of the origin, over the shrinkage."""
         ridge = self.solve(log, self.signal)
         return self.hidden * jnp.exp(log) * (ridge @ ridge) - self.signal @ ridge
 
-    def settle(self, log: Scalar, valid: Array, log_decay: Scalar) -> Scalar:
-        """A root once more, now with derivatives."""
-        log = jnp.where(valid, jax.lax.stop_gradient(log), 0.0)
-        off = lambda log: jnp.where(valid, self.log_decay(log) - log_decay, log)
-        return _newton(off, log)
 
-    def roots(self, log_decay: Scalar) -> tuple[Array, Array]:
-        """Where the curve has this decay, and which of these there are."""
-        unit, length = self._unit()
-        power, kept, level = self._power, self.shrinkage, log_decay
-        if self.hidden:  # What it would be for a signal of length one, without noise.
-            level -= 2 * power * jnp.log(length) + (2 * power - 1) * jnp.log(kept)
-        level = jax.lax.stop_gradient(level)
-        return _crossings(self.variances, unit, level, self.hidden)
-
-    def critical(self) -> Scalar:
-        return _critical(self.variances, self._unit()[0], self.hidden)
-
-    def spinodal(self) -> Scalar:
-        return _spinodal(self.variances, self._unit()[0], self.hidden)
-
-    def _unit(self):
-        """The squares of the signal's direction, and its length."""
-        signal = jax.lax.stop_gradient(self.signal)
-        length = jnp.linalg.norm(signal)
-        flat = jnp.full_like(signal, signal.size**-0.5)
-        unit = jnp.where(length > 0, signal / jnp.where(length > 0, length, 1), flat)
-        return unit**2, length
+def _roots(curve: _Curve, level: Scalar) -> tuple[Array, Array]:
+    """Where its decay is at a level, between two of its extrema each, if at all."""
+    low, high = jnp.min(curve.variances), jnp.max(curve.variances)
+    # Over what it is for large ridges, and a signal of length one.
+    length = jnp.log(jnp.linalg.norm(curve.signal))
+    scale = 2 * curve.power * length + (2 * curve.power - 1) * jnp.log(curve.kept)
+    reduced = level - scale
+    if curve.kind == 0:
+        points = jnp.stack([level - 1, level + 1])
+    elif curve.kind == 1:  # It rises.
+        ratio = jnp.exp(reduced)
+        odds = jnp.log(ratio / jnp.where(ratio < 1, 1 - ratio, 1))
+        points = jnp.stack([odds + jnp.log(low) - 1, odds + jnp.log(high) + 1])
+    else:
+        extrema = _extrema(curve)
+        left = reduced + 2 * curve.power * jnp.log(low) - 1
+        right = -reduced * (curve.hidden + 1) / (curve.hidden - 1) + 1
+        ends = jnp.minimum(left, extrema[0]), jnp.maximum(right, extrema[-1])
+        points = jnp.concatenate([ends[0][None], extrema, ends[1][None]])
+    function = lambda log: curve.log_decay(log) - level
+    signs = jax.vmap(function)(points) > 0
+    return _halve(function, points[:-1], points[1:]), signs[1:] != signs[:-1]
 
 
-def _level(log, variances, squares, power):
-    """The logarithm of the curve's decay, for a signal of length one."""
-    return log + power * jnp.log(jnp.sum(squares / (variances + jnp.exp(log)) ** 2))
-
-
-def _rise(log, variances, squares, power):
-    """Its derivative."""
-    ridge = jnp.exp(log)
-    weights = squares / (variances + ridge) ** 2
-    return 1 - 2 * power * jnp.sum(weights * ridge / (variances + ridge)) / jnp.sum(weights)
-
-
-def _difference(log, variances, squares, hidden):
-    """What the origin has more of in loss, which falls where the curve's decay rises."""
-    ridge = jnp.exp(log)
-    terms = squares * (variances - (hidden - 1) * ridge) / (variances + ridge) ** 2
-    return jnp.sum(terms)
-
-
-def _extrema(variances, squares, hidden):
-    """Where the curve turns, of which there are fewer than twice the inputs."""
-    rise = lambda log: _rise(log, variances, squares, hidden / (hidden + 1))
-    count = 2 * variances.size - 1
-    shift = jnp.log((hidden + 1) / (hidden - 1))
-    lower, upper = jnp.log(jnp.min(variances)), jnp.log(jnp.max(variances))
-    # Each input alone makes it turn at its variance times a number.
-    grid = jnp.linspace(lower + shift - 0.1, upper + shift + 0.1, CELLS + 1)
+def _extrema(curve: _Curve) -> Array:
+    """Where it turns, of which there are fewer than twice the inputs."""
+    rise = jax.grad(curve.log_decay)
+    count = 2 * curve.variances.size - 1
+    # For each input alone it turns at its variance times a number.
+    logs = jnp.log(curve.variances) + jnp.log((curve.hidden + 1) / (curve.hidden - 1))
+    grid = jnp.linspace(jnp.min(logs) - 0.1, jnp.max(logs) + 0.1, CELLS + 1)
     signs = jax.vmap(rise)(grid) > 0
     cells = jnp.nonzero(signs[1:] != signs[:-1], size=count, fill_value=-1)[0]
     found = _halve(rise, grid[cells], grid[jnp.where(cells < 0, -1, cells + 1)])
     return jnp.where(cells < 0, grid[-1], found)
 
 
-def _crossings(variances, squares, level, hidden):
-    """Where the curve is at a level: one between two of its extrema, if any."""
-    power = hidden / (hidden + 1)
-    curve = lambda log: _level(log, variances, squares, power) - level
-    low, high = jnp.min(variances), jnp.max(variances)
-    if hidden > 1:
-        extrema = _extrema(variances, squares, hidden)
-        left = level + 2 * power * jnp.log(low) - 1
-        right = -level * (hidden + 1) / (hidden - 1) + 1
-        ends = jnp.minimum(left, extrema[0]), jnp.maximum(right, extrema[-1])
-    else:  # It does not turn.
-        extrema = jnp.zeros((0,), variances.dtype)
-        ratio = jnp.exp(level)
-        odds = jnp.log(ratio / jnp.where(ratio < 1, 1 - ratio, 1)) if hidden else level
-        scales = (low, high) if hidden else (1.0, 1.0)
-        ends = odds + jnp.log(scales[0]) - 1, odds + jnp.log(scales[1]) + 1
+def _top(curve: _Curve) -> Scalar:
+    extrema = _extrema(curve)
+    return extrema[jnp.argmax(jax.vmap(curve.log_decay)(extrema))]
+
+
+def _crossing(curve: _Curve) -> Scalar:
+    """Of all points with the loss of the origin that of largest decay.
+
+    The loss turns where the decay does, so there is one between two extrema at most.
+    """
+    logs = jnp.log(curve.variances) - jnp.log(curve.hidden - 1)
+    ends = jnp.min(logs) - 0.1, jnp.max(logs) + 0.1
+    extrema = jnp.clip(_extrema(curve), *ends)
     points = jnp.concatenate([ends[0][None], extrema, ends[1][None]])
-    signs = jax.vmap(curve)(points) > 0
-    there = (signs[1:] != signs[:-1]) & jnp.isfinite(level)
-    return _halve(curve, points[:-1], points[1:]), there
+    signs = jax.vmap(curve.gap)(points) > 0
+    found = _halve(curve.gap, points[:-1], points[1:])
+    levels = jax.vmap(curve.log_decay)(found)
+    return found[jnp.argmax(jnp.where(signs[1:] != signs[:-1], levels, -jnp.inf))]
 
 
-def _critical(variances, squares, hidden):
-    """Of all points of the curve with the loss of the origin that of largest decay."""
-    difference = lambda log: _difference(log, variances, squares, hidden)
-    low, high = jnp.log(jnp.min(variances)), jnp.log(jnp.max(variances))
-    shift = jnp.log(float(hidden - 1))
-    ends = low - shift - 0.1, high - shift + 0.1
-    extrema = jnp.clip(_extrema(variances, squares, hidden), *ends)
-    points = jnp.concatenate([ends[0][None], extrema, ends[1][None]])
-    signs = jax.vmap(difference)(points) > 0
-    found = _halve(difference, points[:-1], points[1:])
-    power = hidden / (hidden + 1)
-    levels = jax.vmap(lambda log: _level(log, variances, squares, power))(found)
-    levels = jnp.where(signs[1:] != signs[:-1], levels, -jnp.inf)
-    return found[jnp.argmax(levels)]
-
-
-def _spinodal(variances, squares, hidden):
-    """The top of the curve."""
-    extrema = _extrema(variances, squares, hidden)
-    power = hidden / (hidden + 1)
-    levels = jax.vmap(lambda log: _level(log, variances, squares, power))(extrema)
-    return extrema[jnp.argmax(levels)]
+def _settle(curve: _Curve, log: Scalar, valid: Array, log_decay: Scalar) -> Scalar:
+    """A root once more, now with derivatives; if there is none, anything."""
+    log = jnp.where(valid, log, 0)
+    off = lambda log: jnp.where(valid, curve.log_decay(log) - log_decay, log)
+    return _newton(off, log)
 
 
 def _halve(function: Callable, lower: Array, upper: Array) -> Array:
@@ -667,10 +645,12 @@ def _newton(function: Callable[[Scalar], Scalar], log: Scalar) -> Scalar:
     return log
 
 
-def _excess(problem: Regression, vector: Array, kept: Scalar) -> Scalar:
-    """The error of a map above the floor, with the noise of its neurons at best."""
+def _loss(problem, vector, kept, log_decay, hidden):
+    r"""$\Phi(v)$, with the error as its floor, and what is above."""
     gap, covariance = vector - problem.target[0], problem.covariance
-    return gap @ covariance @ gap + (1 / kept - 1) * (vector @ covariance @ vector)
+    noise = (1 / kept - 1) * (vector @ covariance @ vector)
+    decayed = (hidden + 1) * jnp.exp(log_decay) * _scale(vector, hidden)
+    return problem.floor + gap @ covariance @ gap + noise + decayed
 
 
 def _length(vector):
@@ -691,8 +671,22 @@ def _decays(problem, widths, decay):
     return values.astype(problem.covariance.dtype)
 
 
-def _log_mean(problem, widths, decay):
-    return jnp.mean(jnp.log(_decays(problem, widths, decay)))
+def _reduce(problem, widths, variance, decay) -> tuple[Scalar, Scalar]:
+    r"""$\rho$ and $\log \gamma$, all that the minimum knows of these."""
+    variances = per_layer(jnp.asarray(variance, float), len(widths), "variance")
+    variances = variances.astype(problem.covariance.dtype)
+    sizes = jnp.asarray(widths, variances.dtype)
+    return _reduced(sizes, variances, _decays(problem, widths, decay))
+
+
+@jax.jit
+def _reduced(sizes, variances, decays):
+    return jnp.prod(sizes / (sizes + variances)), jnp.mean(jnp.log(decays))
+
+
+def _depth(widths) -> dict[str, Any]:
+    """One program for all networks of two hidden layers or more."""
+    return {"hidden": float(len(widths)), "kind": min(len(widths), 2)}
 
 
 def _concrete(condition) -> bool:

@@ -44,7 +44,6 @@ def whole(problem, variance, decay):
     return jf.NoisyNeurons(problem, variance) + jf.WeightDecay(decay)
 
 
-@ft.partial(jax.jit, static_argnames="widths")
 def solve(problem, widths, variance, decay):
     options = {"variance": variance, "decay": decay}
     found = theory.minimum(problem, widths, **options)
@@ -168,7 +167,7 @@ def test_order_parameters_agree_with_the_reference(noisy_reference, depth):
     decays = jnp.array([c["gamma"] for c in cases])
     problem, widths = isotropic(), (4,) * depth
     run = lambda g: theory.minimum(problem, widths, variance=0.5, decay=g)
-    found = jax.jit(jax.vmap(run))(decays)
+    found = jax.vmap(run)(decays)
     lengths = np.linalg.norm(found.map, axis=1)
     np.testing.assert_allclose(lengths, [c["v"] for c in cases], atol=1e-10)
     np.testing.assert_allclose(found.loss, [c["loss"] for c in cases], rtol=1e-12)
@@ -182,16 +181,17 @@ def test_the_hessian_at_the_origin_is_that_of_direct_numerics(noisy_reference):
     found = theory.origin_spectrum(problem, (4,), decay=(0.2, 0.3))
     np.testing.assert_allclose(np.unique(np.round(found, 12)), case["eigs"], rtol=1e-11)
     several = jf.regression_from_moments(A3, np.stack([G3, -2 * G3[::-1]]), 20.0)
+    found = theory.origin_spectrum(several, (), decay=0.3)
+    wanted = np.repeat(2 * np.linalg.eigvalsh(A3) + 0.6, 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
     decays = (0.2, 0.3, 0.25)
-    for loss, widths in (
-        (problem, ()),
-        (problem, (2,)),
-        (several, (2,)),
-        (several, (2, 2)),
-    ):
+    for loss, widths in ((several, (2,)), (problem, (2, 2))):
         outputs, decay = loss.target.shape[0], decays[: len(widths) + 1]
         zero = jf.init.gaussian((3, *widths, outputs), scale=0.0, key=jr.key(0))
-        hessian = jf.hessian(whole(loss, (0.5,) * len(widths), decay), zero).as_matrix()
+        flat, unravel = ravel_pytree(zero)
+        noisy = whole(loss, (0.5,) * len(widths), decay)
+        value = lambda w, noisy=noisy, unravel=unravel: noisy(unravel(w))
+        hessian = jax.jit(jax.hessian(value))(flat)
         found = theory.origin_spectrum(loss, widths, decay=decay)
         np.testing.assert_allclose(found, np.linalg.eigvalsh(hessian), atol=1e-13)
 
@@ -245,7 +245,7 @@ def test_several_outputs_agree_with_the_reference(noisy_reference):
         assert np.all(np.diff(found.values) <= 0)
 
 
-@pytest.mark.parametrize(("width", "variance"), [(1, 0.8), (2, 0.8), (2, 0.0), (5, 0.8)])
+@pytest.mark.parametrize(("width", "variance"), [(2, 0.8), (5, 0.0)])
 def test_several_outputs_fit_through_narrow_layers(width, variance):
     cross = np.diag([1.0, 0.6, 0.4])
     problem = jf.regression_from_moments(1.5 * np.eye(3), cross, 3.0)
@@ -291,7 +291,7 @@ def test_prediction_variances_agree_with_the_reference(noisy_reference):
     for width, wanted in case["D2_sig2_1_width"].items():
         np.testing.assert_allclose(found((int(width),) * 2, 1.0), wanted, rtol=1e-10)
     for depth, wanted in case["depth_w4_sig2_1"].items():
-        if int(depth) in (4, 16, 20):
+        if int(depth) in (8, 16, 20):
             np.testing.assert_allclose(found((4,) * int(depth), 1.0), wanted, rtol=1e-9)
 
 
@@ -325,7 +325,7 @@ def descend(loss, widths, key, starts=20):
 @pytest.mark.parametrize(
     ("widths", "count"),
     [
-        ((2, 2), 100),
+        ((2, 2), 60),
         pytest.param((2,), 300, marks=pytest.mark.slow),
         pytest.param((2, 2), 400, marks=pytest.mark.slow),
         pytest.param((1, 2, 1), 300, marks=pytest.mark.slow),
@@ -400,10 +400,10 @@ def test_of_four_solutions_two_are_local_minima(noisy_reference):
     np.testing.assert_array_equal(np.array(lowest) > 0, roots.stable)
 
 
-@pytest.mark.parametrize("hidden", [2, 3])
-def test_all_solutions_are_found_and_lie_within_the_bounds(hidden):
+def test_all_solutions_are_found_and_lie_within_the_bounds():
     """Beside a fine scan; the bound with the largest eigenvalue does not hold."""
-    widths, inputs = (3,) * hidden, 4
+    hidden, inputs = 2, 4
+    widths = (3,) * hidden
     fine = jnp.linspace(-40, 40, 8001)
 
     def one(key):
@@ -413,7 +413,7 @@ def test_all_solutions_are_found_and_lie_within_the_bounds(hidden):
         floor = jnp.zeros(())
         problem = jf.Regression((signal / variances)[None], jnp.diag(variances), floor)
         spinodal = theory.spinodal_point(problem, widths, variance=0.5)
-        decay = spinodal.decay * jnp.exp(-3 * jr.uniform(keys[2]) ** 2)
+        decay = spinodal.decay * jnp.exp(-3 * jr.uniform(keys[2]) ** 2 - 1e-3)
         options = {"variance": 0.5, "decay": decay}
         scales = theory.stationary(problem, widths, **options).scale
         kept, power = (3 / 3.5) ** hidden, hidden / (hidden + 1)
@@ -472,7 +472,9 @@ def test_derivatives_are_those_of_the_envelope_theorem():
     v = network.product[0]
     norms = [jnp.sum(w**2) for w in network.weights]
     wanted = (-2 * v, jnp.outer(v, v) / kept, jnp.stack(norms))
-    for found, exact in zip(slopes, wanted, strict=True):
+    cross, covariance, decays = slopes
+    covariance = (covariance + covariance.T) / 2  # Of which only this part matters.
+    for found, exact in zip((cross, covariance, decays), wanted, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-10)
     flat = lambda z: least(*point[:2], z[:3], z[3:])
     slope, place = jax.jit(jax.grad(flat)), jnp.concatenate([decay, variance])
@@ -494,10 +496,11 @@ def test_transitions_have_derivatives_in_data_and_noise(point):
         )
         return jnp.stack(point(problem, widths, variance=z[1:]))
 
-    place, run = jnp.array([0.0, 0.4, 0.3]), jax.jit(at)
-    steps = 1e-5 * jnp.eye(3)
-    columns = [(run(place + e) - run(place - e)) / 2e-5 for e in steps]
-    found = jax.jit(jax.jacrev(at))(place)
+    place = jnp.array([0.0, 0.4, 0.3])
+    run = jax.jit(lambda z: (at(z), jax.jacfwd(at)(z)))
+    value, steps = lambda z: run(z)[0], 1e-5 * jnp.eye(3)
+    columns = [(value(place + e) - value(place - e)) / 2e-5 for e in steps]
+    found = run(place)[1]
     np.testing.assert_allclose(found, jnp.stack(columns, axis=1), rtol=1e-6, atol=1e-9)
 
 
@@ -527,19 +530,23 @@ DEGENERATE = {
 }
 
 
+@ft.partial(jax.jit, static_argnums=2)
+def slope_of_least(problem, decay, widths):
+    least = lambda p, g: theory.minimum(p, widths, decay=g).loss
+    return jax.value_and_grad(least, argnums=(0, 1))(problem, decay)
+
+
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_data_have_solutions_with_derivatives(name):
     covariance, cross = DEGENERATE[name]
     variance = np.linalg.norm(covariance, 2)
-    # The same along the signal, in one dimension.
+    # The same along the first input.
     length = np.linalg.norm(cross)
-    line = jf.regression_from_moments(variance * np.eye(1), np.array([length]), 2.0)
+    line = np.diag([1.0 if name.startswith("a direction") else variance, 0.0])
+    line = jf.regression_from_moments(line, np.array([length, 0.0]), 2.0)
     problem = jf.regression_from_moments(covariance, cross, 2.0)
-    if name.startswith("a direction"):
-        line = jf.regression_from_moments(np.eye(1), np.ones(1), 2.0)
     for widths in ((), (2,), (2, 2)):
-        least = lambda p, g, widths=widths: theory.minimum(p, widths, decay=g).loss
-        value, slopes = jax.jit(jax.value_and_grad(least, argnums=(0, 1)))(problem, 0.05)
+        value, slopes = slope_of_least(problem, 0.05, widths)
         alone = theory.minimum(line, widths, decay=0.05)
         np.testing.assert_allclose(value, alone.loss, rtol=1e-12)
         assert all(np.all(np.isfinite(s)) for s in jax.tree.leaves(slopes))
