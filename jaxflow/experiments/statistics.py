@@ -21,7 +21,7 @@ def divergence(ends: xr.Dataset, over: str | None = None) -> tuple[np.ndarray, .
     count = there.sum(over).to_numpy()
     interval = lambda some, of: binomtest(some, of).proportion_ci(method="wilson")
     limits = lambda some, of: (interval(some, of).low, interval(some, of).high)
-    return bad / count, *np.vectorize(limits)(bad, count)
+    return np.asarray(bad / count), *np.vectorize(limits)(bad, count)
 
 
 def gaps(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
