@@ -19,6 +19,8 @@ EXPERIMENTS = {
     "there, beside the exact theory beyond Mulayoff & Michaeli (2020)",
     "denoisers": "the nonlinear experiments of Mulayoff & Michaeli (2020): flatness and "
     "coupling of trained denoisers, by depth, step size and optimiser",
+    "ziyin-li-meng": "exact global minima with weight decay and noisy neurons, after "
+    "Ziyin, Li & Meng (2022), and who finds them",
 }
 
 

@@ -1,0 +1,644 @@
+r"""Which solutions weight decay and noisy neurons leave to networks, and who finds them.
+
+Ziyin, Li & Meng (2022): with weight decay the origin is a local minimum of networks with
+two or more hidden layers, and the global one above a critical strength. The exact global
+minimum stands beside what training finds: phases and hysteresis, slices of landscapes of
+nonlinear networks, noisy training, trapping, prediction variance, and residual networks.
+"""
+
+import concurrent.futures
+import functools as ft
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jaxflow as jf
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from .data import Data
+
+PARTS = {
+    "phases": "global minima, transitions and hysteresis against weight decay",
+    "slices": "the loss along the solution of a linear network, for other activations",
+    "training": "training with noise and weight decay, against the exact minimum",
+    "trapping": "random starts against weight decay and the size of the solution",
+    "variance": "prediction variance at the exact minimum",
+    "networks": "tanh networks, plain and residual, against weight decay",
+}
+METHODS = ("flow", "descent", "Adam", "SGD with dropout")
+
+
+def run(
+    *,
+    only: tuple[str, ...] | None = None,
+    data: str = "diabetes",
+    target: str | None = None,
+    hidden: int = 2,
+    variance: float = 0.5,
+    seeds: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    sweep: Callable[..., "xr.Dataset"] | None = None,
+    progress: Callable[[str], Any] = print,
+) -> "xr.DataTree":
+    """Exact minima of noisy deep linear networks with weight decay, and who finds them.
+
+    Args:
+        only: Some of `phases`, `slices`, `training`, `trapping`, `variance` and
+            `networks`. By default all of them.
+        data: For the training: `diabetes` or `digits` (shipped with scikit-learn),
+            `paper` (the data of Marion & Chizat, 2024), or the path of a CSV file.
+        target: For a file, the column to predict from all others.
+        hidden: For the training, the number of hidden layers, of 16 neurons.
+        variance: For the training, the variance of the factors that multiply neurons;
+            dropout with rate r has r / (1 - r).
+        seeds: Random starts, instead of 8, and 3 for the tanh networks.
+        seed: Which random numbers.
+        quick: Fewer values, steps and seeds: a look.
+        sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
+        progress: Told what is under way.
+
+    Returns:
+        A tree with a dataset for each part.
+
+    Raises:
+        ValueError: If an argument is out of range, or the data are not finite numbers.
+    """
+    import jax
+    import xarray as xr
+
+    from .data import load_data
+    from .sweeps import named
+
+    names = tuple(PARTS) if only is None else only
+    if wrong := [name for name in names if name not in PARTS]:
+        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    for name, count, least in (("seeds", seeds, 1), ("hidden", hidden, 1)):
+        if count is not None and count < least:
+            raise ValueError(f"`{name}` must be at least {least}, but is {count}.")
+    if not 0 <= variance < float("inf"):
+        raise ValueError(f"`variance` must not be negative, but is {variance}.")
+    loaded = load_data(data, target=target) if "training" in names else None
+    if loaded is not None:
+        progress(loaded.description)
+    sweep = named if sweep is None else sweep
+    plan = _Plan(jax.random.key(seed), seeds, quick, sweep, loaded, hidden, variance)
+    parts = {
+        "networks": _networks,
+        "training": _training,
+        "phases": _phases,
+        "trapping": _trapping,
+        "variance": _variance,
+        "slices": _slices,
+    }
+
+    def part(name):
+        found = parts[name](plan)
+        progress(f"done: {PARTS[name]}")
+        return found
+
+    # Compiling takes most of the time, and one core; so all at once, longest first.
+    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
+    try:
+        found = {name: pool.submit(part, name) for name in parts if name in names}
+        branches = {name: found[name].result() for name in PARTS if name in names}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    tree = xr.DataTree.from_dict(branches)
+    tree.attrs["data"] = "" if loaded is None else loaded.description
+    return tree
+
+
+def headline(tree: "xr.DataTree") -> str:
+    """What theory predicts, in a few lines."""
+    del tree
+    return (
+        "With D hidden layers the origin is a local minimum for any weight decay if D > 1. "
+        "Above the critical decay\nit is the global one, and above the spinodal the only "
+        "one. For unit data without noise these are 0.3969 and\n0.4725 for D = 2, where "
+        "the solution jumps by 1/2; for D = 1 it shrinks to zero at 1, and nothing jumps."
+    )
+
+
+def summary(tree: "xr.DataTree") -> "pd.DataFrame":
+    """One row for each case: what theory says, and what was measured."""
+    import pandas as pd
+
+    rows = []
+    for name in tree.children:
+        rows += _ROWS[name](tree[name].to_dataset())
+    return pd.DataFrame(rows).fillna("-")
+
+
+def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
+    """The figures, by name."""
+    # Not `pyplot`, which would keep the figures, and show them, by itself.
+    from matplotlib.figure import Figure
+
+    from . import plot_collapse
+
+    drawn = {}
+    for name in tree.children:
+        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        plot_collapse.PANELS[name](tree[name].to_dataset(), figure.subplots(1, 2))
+        title = f"Ziyin, Li & Meng (2022): {PARTS[name]}"
+        if name == "training":
+            title += f"\n{tree.attrs['data']}"
+        figure.suptitle(title, fontsize=10)
+        drawn[name] = figure
+    return drawn
+
+
+class _Plan(NamedTuple):
+    """What all parts share."""
+
+    key: Any
+    seeds: int | None
+    quick: bool
+    sweep: Callable[..., "xr.Dataset"]
+    data: "Data | None"
+    hidden: int
+    variance: float
+
+    def count(self, full: int) -> int:
+        """The number of seeds, if the whole experiment has `full`."""
+        return 2 if self.quick and self.seeds is None else self.seeds or full
+
+    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
+        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
+
+
+def _unit(inputs: int = 1, variance: float = 1.0) -> "jf.Regression":
+    """White inputs of some variance, that predict an output of one, with |g| = 1."""
+    import jax.numpy as jnp
+
+    first = jnp.zeros(inputs).at[0].set(1.0)
+    return jf.regression_from_moments(variance * jnp.eye(inputs), first, 1 / variance)
+
+
+def _phases(plan: _Plan) -> "xr.Dataset":
+    """Exact branches, and descent that follows them as weight decay grows and falls."""
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    theory = jf.theory.ziyin_li_meng_2022
+    problem, width, steps = _unit(), 4, 500 if plan.quick else 3_000
+    strengths = np.geomspace(0.05, 1.5, 24 if plan.quick else 60)
+    depths = (1, 2) if plan.quick else (0, 1, 2, 3, 4)
+    noises = np.geomspace(0.01, 10, 30)
+    fine = np.union1d(strengths, np.geomspace(0.05, 1.5, 500))
+
+    def follow(key, hidden):
+        widths = (width,) * hidden
+        noise = lambda key: jf.init.gaussian((1, *widths, 1), scale=1e-4, key=key)
+
+        def step(network, given):
+            strength, key = given
+            # A push that decides what a saddle leaves open.
+            start = jax.tree.map(jnp.add, network, noise(key))
+            loss = problem + jf.WeightDecay(strength)  # pyright: ignore
+            options = {"step_size": 0.03, "every": steps, "observe": {"loss": jf.value}}
+            run = jf.gradient_descent(loss, start, steps, **options)
+            return run.network, jnp.linalg.norm(run.network.product)
+
+        first = theory.minimiser(problem, widths, decay=strengths[0])
+        keys = jr.split(key, strengths.size)
+        rising = jnp.asarray(strengths)
+        _, up = jax.lax.scan(step, first, (rising, keys))
+        _, down = jax.lax.scan(step, noise(key), (rising[::-1], keys))
+        exact = jax.vmap(lambda s: theory.minimum(problem, widths, decay=s))(fine)
+        all_of = jax.vmap(lambda s: theory.stationary(problem, widths, decay=s))(fine)
+        sizes = jnp.linalg.norm(all_of.map, axis=2)
+        pad = ((0, 0), (0, 2 - sizes.shape[1]))
+        fill = lambda x, value: jnp.pad(x, pad, constant_values=value)
+        found = {
+            "up": up,
+            "down": down[::-1],
+            "size": jnp.linalg.norm(exact.map, axis=1),
+            "branch": fill(sizes, jnp.nan),
+            "stable": fill(all_of.stable, False),
+        }
+        if hidden > 1:
+            critical = lambda v: theory.critical_point(problem, widths, variance=v).decay
+            spinodal = lambda v: theory.spinodal_point(problem, widths, variance=v).decay
+            curves = [
+                jax.vmap(f)(jnp.asarray([0.0, *noises])) for f in (critical, spinodal)
+            ]
+        else:
+            curves = [jnp.full(noises.size + 1, 1.0 if hidden else jnp.inf)] * 2
+        return found | dict(zip(("critical", "spinodal"), curves, strict=True))
+
+    runs = plan("phases", follow, seeds=1, loop={"hidden": depths}).isel(seed=0)
+    axes = {name: {f"{name}_0": "decay"} for name in ("up", "down")}
+    axes |= {"size": {"size_0": "exact_decay"}}
+    axes |= {
+        name: {f"{name}_0": "exact_decay", f"{name}_1": "root"}
+        for name in ("branch", "stable")
+    }
+    axes |= {name: {f"{name}_0": "noise"} for name in ("critical", "spinodal")}
+    places = {"decay": strengths, "exact_decay": fine, "noise": [0.0, *noises]}
+    return _labelled(runs, axes).assign_coords(places)
+
+
+def _slices(plan: _Plan) -> "xr.Dataset":
+    """One hidden layer: the weights of the linear solution, given to other networks."""
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    inputs, width, strength = 10, 16, 0.1
+    sizes = np.linspace(-0.3, 0.3, 61)
+    activations = {
+        "linear": (lambda z: z, 1.0),
+        "tanh": (jnp.tanh, 1.0),
+        "ReLU": (jax.nn.relu, 0.5),
+        "swish": (jax.nn.swish, 0.5),
+    }
+
+    def slices(key):
+        key, other = jr.split(key)
+        x = jr.normal(key, (2000, inputs))
+        x = jnp.concatenate([x, -x])  # So that half a ReLU's inputs are positive, exactly.
+        way = jr.normal(other, (inputs,))
+        y = x @ (way / jnp.linalg.norm(way))
+        loss = jf.MeanSquaredError(x, y) + jf.WeightDecay(strength)  # pyright: ignore
+        covariance, signal = x.T @ x / len(x), x.T @ y / len(x)
+
+        def along(activation, slope, b):
+            # The solution of a linear network for what a neuron of this slope passes on.
+            ridge = b**2 * width * slope**2 * covariance + strength * jnp.eye(inputs)
+            row = b * slope * jnp.linalg.solve(ridge, signal)
+            signs = jnp.where(jnp.arange(width) % 2 == 0, 1.0, -1.0)
+            weights = (jnp.outer(signs, row), b * signs[None])
+            return loss(jf.MLP(weights, activation))
+
+        def pair(activation, slope):
+            each = lambda s: jax.vmap(lambda b: along(activation, s, b))(jnp.asarray(sizes))
+            return jnp.stack([each(1.0), each(slope)])
+
+        found = [pair(*both) for both in activations.values()]
+        # The curvature at zero, if the slope there is that of half of the inputs.
+        power = jnp.sum(signal**2)
+        slopes = jnp.array([slope for _, slope in activations.values()])
+        curvature = 2 * width * (strength - slopes**2 * power / strength)
+        return {"loss": jnp.stack(found), "curvature": curvature, "origin": jnp.mean(y**2)}
+
+    runs = plan("slices", slices, seeds=1).isel(seed=0)
+    axes = {"loss": {"loss_0": "activation", "loss_1": "weights", "loss_2": "b"}}
+    axes |= {"curvature": {"curvature_0": "activation"}, "origin": {}}
+    names = {"activation": list(activations), "weights": ["linear", "slope-corrected"]}
+    return _labelled(runs, axes).assign_coords(names | {"b": sizes})
+
+
+def _training(plan: _Plan) -> "xr.Dataset":
+    """Four ways to descend one loss, whose global minimum is known."""
+    import diffrax as dfx
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import optax
+    import xarray as xr
+
+    theory = jf.theory.ziyin_li_meng_2022
+    assert plan.data is not None
+    x, y, variance = plan.data.x, plan.data.y, plan.variance
+    problem, widths = jf.regression(x, y), (16,) * plan.hidden
+    steps = 2_000 if plan.quick else 10_000
+    shares = (0.2, 1.1) if plan.quick else (0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.1, 1.3)
+    critical = theory.critical_point(problem, widths, variance=variance).decay
+    spinodal = theory.spinodal_point(problem, widths, variance=variance).decay
+    # A third of where they cease to be stable, at a solution without noise and decay.
+    top = jnp.linalg.norm(problem.covariance, 2)
+    size = jnp.maximum(1.0, jnp.linalg.norm(problem.target) ** (2 / (plan.hidden + 1)))
+    step_size = float(0.3 / (top * (plan.hidden + 1) * size**plan.hidden))
+
+    start = lambda key: _fan_in((x.shape[1], *widths, 1), key)
+
+    def sweep(method):
+        def descend(key, share):
+            decay = jf.WeightDecay(share * critical)  # pyright: ignore
+            averaged = jf.NoisyNeurons(problem, variance) + decay  # pyright: ignore
+            observe = {
+                "loss": lambda loss, network: averaged(network),
+                "size": lambda loss, network: jnp.linalg.norm(network.product),
+            }
+            options = {"step_size": step_size, "every": steps, "observe": observe}
+            if method == "flow":
+                times = jnp.array([0.0, 1.0]) * steps * step_size
+                options = {"observe": observe, "throw": False, "adjoint": dfx.ForwardMode()}
+                stiff = jf.ExponentialRosenbrock()
+                return jf.gradient_flow(
+                    averaged, start(key), times, solver=stiff, **options
+                )
+            if method == "descent":
+                return jf.gradient_descent(averaged, start(key), steps, **options)
+            if method == "Adam":
+                options |= {"step_size": 0.003, "optimizer": optax.adam}
+                return jf.gradient_descent(averaged, start(key), steps, **options)
+            fresh, order = jr.split(jr.fold_in(key, 1))
+            error = jf.MeanSquaredError(x, y)
+            kind = {"factors": jf.dropout_factors}
+            noisy = jf.SampledNeurons(error, variance, fresh, **kind)  # pyright: ignore
+            options |= {"step_size": optax.cosine_decay_schedule(step_size, steps)}
+            options |= {"batch_size": min(64, len(x)), "key": order}
+            return jf.gradient_descent(noisy + decay, start(key), steps, **options)
+
+        axes = {"share": shares}
+        runs = plan(f"training-{method}", descend, seeds=plan.count(8), axes=axes)
+        return runs.isel(record=-1).expand_dims(trainer=[method])
+
+    with concurrent.futures.ThreadPoolExecutor(len(METHODS)) as pool:
+        runs = xr.concat(list(pool.map(sweep, METHODS)), "trainer", data_vars="all")
+    solve = lambda s: theory.minimum(problem, widths, variance=variance, decay=s * critical)
+    branch = lambda s: theory.stationary(
+        problem, widths, variance=variance, decay=s * critical
+    )
+    fine = jnp.linspace(0.02, 1.4, 139)
+    exact = jax.vmap(solve)(jnp.asarray(shares))
+    line, all_of = jax.vmap(solve)(fine), jax.vmap(branch)(fine)
+    sizes = jnp.where(all_of.stable, jnp.linalg.norm(all_of.map, axis=2), -1)
+    largest = jnp.max(sizes, axis=1)
+    runs = runs.assign(
+        exact_loss=("share", exact.loss),
+        global_size=("exact_share", jnp.linalg.norm(line.map, axis=1)),
+        # Where it exists, the local minimum that is not the origin.
+        local_size=("exact_share", jnp.where(largest < 0, jnp.nan, largest)),
+    ).assign_coords(exact_share=fine)
+    origin = float(problem(jax.tree.map(jnp.zeros_like, start(jr.key(0)))))
+    points = {"critical": float(critical), "spinodal": float(spinodal)}
+    return runs.assign_attrs(points, origin=origin)
+
+
+def _trapping(plan: _Plan) -> "xr.Dataset":
+    """Two hidden layers: which random starts end at zero although they need not."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    theory = jf.theory.ziyin_li_meng_2022
+    inputs, widths = 16, (32, 32)
+    steps = 1_000 if plan.quick else 4_000
+    variances = (1.0, 1e-3)
+    decays = np.geomspace(0.05, 10, 8 if plan.quick else 16)
+    problems = [_unit(inputs, variance) for variance in variances]
+    spinodal = [float(theory.spinodal_point(p, widths).decay) for p in problems]
+    critical = [float(theory.critical_point(p, widths).decay) for p in problems]
+
+    def descend(key, scale, gain, decay):
+        variance = jnp.asarray(variances)[jnp.asarray(scale, int)]
+        first = jnp.zeros(inputs).at[0].set(1 / variance)
+        white = variance * jnp.eye(inputs)
+        problem = jf.Regression(first[None], white, jnp.zeros(()))
+        start = jax.tree.map(lambda w: gain * w, _fan_in((inputs, *widths, 1), key))
+        loss = problem + jf.WeightDecay(decay)  # pyright: ignore
+        size = lambda loss, network: jnp.linalg.norm(network.product) * variance
+        options = {"step_size": 0.01, "every": steps, "observe": {"size": size}}
+        return jf.gradient_descent(loss, start, steps, **options)
+
+    axes = {"scale": (0, 1), "gain": (1.0, 2**0.5), "decay": decays}
+    runs = plan("trapping", descend, seeds=plan.count(8), axes=axes).isel(record=-1)
+    runs = runs.assign_coords(scale=list(variances))
+    return runs.assign(spinodal=("scale", spinodal), critical=("scale", critical))
+
+
+def _variance(plan: _Plan) -> "xr.Dataset":
+    """Against each of width, depth and noise, beside draws of the noise."""
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+    import xarray as xr
+
+    theory = jf.theory.ziyin_li_meng_2022
+    problem, decay, draws = _unit(), 1e-3, 4_000
+    values = {
+        "width": np.unique(np.geomspace(2, 512, 25).round()),
+        "depth": np.array([1, 2, 3, 4, 6, 8, 12, 16, 20]),
+        "noise": np.geomspace(0.01, 1000, 26),
+    }
+
+    @ft.partial(jax.jit, static_argnums=0)
+    def exact(widths, variance):
+        options = {"variance": variance, "decay": decay}
+        return theory.prediction_variance(problem, widths, **options)
+
+    @ft.partial(jax.jit, static_argnums=0)
+    def measured(widths, variance, key):
+        """With its standard error, from outputs at one input of variance one."""
+        network = theory.minimiser(problem, widths, variance=variance, decay=decay)
+        noisy = jf.StochasticNeurons(network, variance)
+        outputs = jax.vmap(lambda key: noisy(jnp.ones(1), key)[0])(jr.split(key, draws))
+        squares = (outputs - jnp.mean(outputs)) ** 2
+        return jnp.mean(squares), jnp.std(squares) / draws**0.5
+
+    # A network for each value. By theory width and noise count by their ratio alone.
+    nets = {
+        "width": [((int(width),) * 2, 1.0) for width in values["width"]],
+        "depth": [((4,) * int(depth), 1.0) for depth in values["depth"]],
+        "noise": [((4, 4), float(noise)) for noise in values["noise"]],
+    }
+    same = nets | {"width": [((4, 4), 4 / float(width)) for width in values["width"]]}
+    found = {}
+    for name, at in values.items():
+        found[name] = xr.DataArray(
+            np.array([exact(*net) for net in same[name]]), {name: at}
+        )
+        some = (
+            range(1, 4, 2)
+            if name == "depth"
+            else range(1, len(at), 12 if plan.quick else 6)
+        )
+        drawn = [measured(*nets[name][k], jr.fold_in(plan.key, k)) for k in some]
+        coords = {f"{name}_drawn": at[list(some)]}
+        for what, column in zip(("mean", "error"), zip(*drawn, strict=True), strict=True):
+            found[f"{name}_{what}"] = xr.DataArray(np.array(column), coords)
+    lines = {f"by_{name}": found.pop(name) for name in values}
+    return xr.Dataset(found | lines, attrs={"decay": decay})
+
+
+def _networks(plan: _Plan) -> "xr.Dataset":
+    """Plain networks by depth, residual ones by how many maps no skip goes around."""
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+    import xarray as xr
+
+    from .stages import Stages
+
+    inputs, width, samples = 10, 16, 128
+    steps = 500 if plan.quick else 3_000
+    strengths = np.geomspace(0.05, 1.4, 6 if plan.quick else 15)
+    depths = (1, 2) if plan.quick else (1, 2, 3)
+    data, way = jr.split(jr.fold_in(plan.key, 2))
+    x, row = jr.normal(data, (samples, inputs)), jr.normal(way, (inputs,))
+    loss = jf.MeanSquaredError(x, x @ (row / jnp.linalg.norm(row)))
+
+    def build(kind, maps, key):
+        if kind == "plain":
+            return jf.MLP(_fan_in((inputs, *[width] * maps, 1), key).weights, jnp.tanh)
+        weights = _fan_in((inputs, *[width] * 2 * maps, 1), key).weights
+        return Stages(weights, (*(False, True) * maps, False))
+
+    def sweep(kind):
+        def descend(key, maps, decay):
+            both = loss + jf.WeightDecay(decay)  # pyright: ignore
+            observe = {"error": lambda _, network: loss(network)}
+            options = {"step_size": 0.03, "every": steps, "observe": observe}
+            return jf.gradient_descent(both, build(kind, maps, key), steps, **options)
+
+        loop, axes = {"maps": depths}, {"decay": strengths}
+        runs = plan(f"networks-{kind}", descend, seeds=plan.count(3), loop=loop, axes=axes)
+        return runs.isel(record=-1).expand_dims(kind=[kind])
+
+    def curvature(key):
+        """The least one at zero, without weight decay."""
+        ends = lambda kind, maps: jf.spectrum(
+            loss,
+            jax.tree.map(jnp.zeros_like, build(kind, maps, key)),
+            largest=0,
+            smallest=1,
+        ).values[0]
+        return {
+            "lowest": jnp.stack(
+                [
+                    jnp.stack([ends(kind, n) for n in depths])
+                    for kind in ("plain", "residual")
+                ]
+            )
+        }
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(sweep, kind) for kind in ("plain", "residual")]
+        origin = pool.submit(plan, "networks-origin", curvature, seeds=1)
+        runs = xr.concat([one.result() for one in found], "kind", data_vars="all")
+        lowest = origin.result().lowest.isel(seed=0)
+    lowest = lowest.rename(lowest_0="kind", lowest_1="maps")
+    lowest = lowest.assign_coords(kind=runs.kind, maps=runs.maps)
+    return runs.assign(lowest=lowest).assign_attrs(origin=float(jnp.mean(loss.y**2)))
+
+
+def _fan_in(widths, key) -> "jf.DeepLinear":
+    """Normal weights of variance one over the inputs of their layer."""
+    import jax
+
+    drawn = jf.init.gaussian(widths, scale=1.0, key=key)
+    return jax.tree.map(lambda w: w / w.shape[1] ** 0.5, drawn)
+
+
+def _labelled(runs: "xr.Dataset", axes: dict[str, dict[str, str]]) -> "xr.Dataset":
+    """Quantities with the names of their axes."""
+    import xarray as xr
+
+    return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
+
+
+def _phases_rows(runs):
+    for hidden in runs.hidden.to_numpy():
+        some = runs.sel(hidden=hidden)
+        last = lambda name, some=some: some.decay.where(some[name] > 1e-3).max().item()
+        decays = {
+            "critical": f"{float(some.critical[0]):.5g}",
+            "spinodal": f"{float(some.spinodal[0]):.5g}",
+        }
+        case = layers_of("plain", hidden)
+        back = last("down")
+        falling = "never" if back != back else f"from {back:.3g}"
+        found = f"nonzero up to {last('up'):.3g} rising, {falling} falling"
+        yield {"experiment": "phases", "case": case, **decays, "finding": found}
+
+
+def _slices_rows(runs):
+    for name in runs.activation.to_numpy():
+        some = runs.sel(activation=name)
+        for weights in runs.weights.to_numpy():
+            line = some["loss"].sel(weights=weights)
+            lowest = float(line.min() - runs.origin)
+            b = abs(float(runs.b[int(line.argmin("b"))]))
+            finding = f"least at |b| = {b:.2f}, {-lowest:.3g} below the origin"
+            yield {"experiment": "slices", "case": f"{name}, {weights}", "finding": finding}
+
+
+def _training_rows(runs):
+    for method in runs.trainer.to_numpy():
+        for share in runs.share.to_numpy():
+            some = runs.sel(trainer=method, share=share)
+            above = some["loss"] - some.exact_loss
+            there = int((above < 0.01 * runs.attrs["origin"]).sum())
+            yield {
+                "experiment": "training",
+                "case": f"{method}, {share:g} of the critical decay",
+                "exact": f"{float(some.exact_loss):.6g}",
+                "measured": f"{float(some['loss'].median()):.6g}",
+                "finding": f"least {float(above.min()):.1e} above; {there} of "
+                f"{above.size} within 1% of the origin's loss",
+            }
+
+
+def _trapping_rows(runs):
+    for scale in runs.scale.to_numpy():
+        for gain in runs.gain.to_numpy():
+            some = runs.sel(scale=scale, gain=gain)
+            share = (some["size"] > 1e-2).mean("seed")
+            free = some.decay[(share > 0.5).to_numpy()]
+            last = float(free.max()) if free.size else float("nan")
+            yield {
+                "experiment": "trapping",
+                "case": f"variance of inputs {scale:g}, gain {gain:.3g}",
+                "critical": f"{float(some.critical):.4g}",
+                "spinodal": f"{float(some.spinodal):.4g}",
+                "finding": f"most starts escape up to {last:.3g}",
+            }
+
+
+def _variance_rows(runs):
+    for name in ("width", "depth", "noise"):
+        line, mean, error = (
+            runs[f"{n}"] for n in (f"by_{name}", f"{name}_mean", f"{name}_error")
+        )
+        exact = line.sel({name: mean[f"{name}_drawn"].to_numpy()}).to_numpy()
+        off = abs(mean.to_numpy() - exact) / (error.to_numpy() + 1e-300)
+        worst = float(off[error.to_numpy() > 0].max())
+        peak = line[name][int(line.argmax(name))]
+        finding = f"largest at {name} {float(peak):.3g}; draws within {worst:.1f} errors"
+        yield {"experiment": "variance", "case": f"against {name}", "finding": finding}
+
+
+def layers_of(kind, count) -> str:
+    """The depth of a network in words."""
+    one, more = {
+        "plain": ("hidden layer", "hidden layers"),
+        "residual": ("map without a skip", "maps without a skip"),
+    }[kind]
+    return f"{count} {one if count == 1 else more}"
+
+
+def _networks_rows(runs):
+    for kind in runs.kind.to_numpy():
+        for maps in runs.maps.to_numpy():
+            some = runs.sel(kind=kind, maps=maps)
+            error = some.error.median("seed") / runs.attrs["origin"]
+            alive = some.decay[(error < 0.99).to_numpy()]
+            last = float(alive.max()) if alive.size else float("nan")
+            low = float(some.lowest)
+            finding = (
+                f"alive up to {last:.3g}; least curvature of the error at zero {low:.3g}"
+            )
+            case = f"{kind}, {layers_of(kind, maps)}"
+            yield {"experiment": "networks", "case": case, "finding": finding}
+
+
+_ROWS = {
+    "phases": _phases_rows,
+    "slices": _slices_rows,
+    "training": _training_rows,
+    "trapping": _trapping_rows,
+    "variance": _variance_rows,
+    "networks": _networks_rows,
+}
