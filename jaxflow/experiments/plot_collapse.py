@@ -39,14 +39,14 @@ def phases(runs: xr.Dataset, axes: Any):
         ({"ls": "", "marker": "v", "ms": 3, "mfc": "w"}, "descent, decay falling"),
     ):
         order.plot([], [], color="0.3", label=label, **style)
-    order.set(xscale="log", xlabel=r"weight decay $\gamma$", ylim=(-0.03, 1.05))
+    order.set(xscale="log", xlabel=r"weight decay $\gamma$", ylim=(-0.03, 1.5))
     order.set(ylabel="size of the end-to-end map, $|v|$")
     diagram.set(
         xscale="log", yscale="log", xlabel=r"variance of the noise $\sigma^2$, width 4"
     )
     diagram.set(ylabel=r"weight decay $\gamma$")
-    for axis in axes:
-        axis.legend(fontsize=7)
+    order.legend(fontsize=7, ncol=2, loc="upper center")
+    diagram.legend(fontsize=7)
 
 
 def slices(runs: xr.Dataset, axes: Any):
@@ -82,14 +82,18 @@ def training(runs: xr.Dataset, axes: Any):
             axis.errorbar(shift, middle, spread, lw=1, capsize=2, label=method, **style)
     gap = (origin - runs.exact_loss) / origin
     above.plot(runs.share, gap.where(gap > 0), color="0.3", ls=":", label="the origin")
-    above.set(yscale="log", ylabel="loss above the exact minimum, over that of the origin")
+    above.set(
+        yscale="log",
+        ylim=(3e-17, 1e4),
+        ylabel="loss above the exact minimum, over that of the origin",
+    )
     size.set(ylabel="size of the end-to-end map, $|v|$")
     for axis in axes:
         axis.axvline(1, color="0.6", lw=1)
         ratio = runs.attrs["spinodal"] / runs.attrs["critical"]
         axis.axvline(ratio, color="0.6", ls=":", lw=1, label="spinodal")
         axis.set(xlabel="weight decay over the critical one (medians and ranges)")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, ncol=2, loc="upper right")
 
 
 def trapping(runs: xr.Dataset, axes: Any):
@@ -99,6 +103,7 @@ def trapping(runs: xr.Dataset, axes: Any):
         for k, gain in enumerate(runs.gain.to_numpy()):
             share = (some["size"].sel(gain=gain) > 1e-2).mean("seed")
             style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4}
+            style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
             axis.plot(runs.decay, share, label=f"gain {gain:.3g}", **style)
         for name, style in (("critical", "--"), ("spinodal", ":")):
             axis.axvline(
