@@ -5,6 +5,7 @@ from .networks import (
     DeepLinear as DeepLinear,
     MLP as MLP,
     ResidualMLP as ResidualMLP,
+    Committee as Committee,
     StochasticNeurons as StochasticNeurons,
     gaussian_factors as gaussian_factors,
     dropout_factors as dropout_factors,
@@ -24,6 +25,18 @@ from .losses import (
     SampledNeurons as SampledNeurons,
     WeightDecay as WeightDecay,
 )
+from .variants import (
+    Annealed as Annealed,
+    Normalised as Normalised,
+    Replicated as Replicated,
+    centre as centre,
+)
+from .patterns import (
+    Classification as Classification,
+    random_patterns as random_patterns,
+    teacher_patterns as teacher_patterns,
+    mixture_patterns as mixture_patterns,
+)
 
 # How it moves
 from .dynamics import (
@@ -31,6 +44,9 @@ from .dynamics import (
     ExponentialRosenbrock as ExponentialRosenbrock,
     gradient_descent as gradient_descent,
     flatten as flatten,
+    least_action as least_action,
+    keep_norms as keep_norms,
+    entropy_sgd as entropy_sgd,
     Trajectory as Trajectory,
     Status as Status,
     value as value,

@@ -1,4 +1,4 @@
-r"""Where it starts: initial weights of deep linear networks.
+r"""Where it starts: initial weights of deep linear networks, and of committees.
 
 All of these can be batched with `jax.vmap` over `key`, and differentiated in `scale`.
 Weights have JAX's default precision, and the same key draws other numbers in another
@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from .networks import DeepLinear
+from .networks import Committee, DeepLinear
 
 
 def draw(
@@ -247,6 +247,45 @@ def balanced_rank_one(
     return DeepLinear(
         tuple(size * jnp.outer(then, first) for first, then in it.pairwise(units))
     )
+
+
+def committee(
+    hidden: int,
+    inputs: int,
+    *,
+    tree: bool = True,
+    unit: Callable[[Array], Array] | None = jnp.sign,
+    vote: str = "sum",
+    key: PRNGKeyArray,
+) -> Committee:
+    r"""A `Committee` whose units have uniformly random weights with $\|w_k\|^2 = n$.
+
+    Args:
+        hidden: The number $K$ of hidden units; 1 with `unit=None` is the perceptron.
+        inputs: The number $N$ of inputs, a multiple of `hidden` for a tree.
+        tree: Whether each unit sees inputs of its own, $n = N / K$ of them.
+        unit: The activation of the units.
+        vote: How they vote.
+        key: Randomness.
+
+    Raises:
+        ValueError: If a number is not positive, inputs cannot be shared among the units of
+            a tree, or votes could tie.
+    """
+    if hidden < 1 or inputs < 1:
+        raise ValueError(
+            "`committee(hidden, inputs)` must have units and inputs, but they are "
+            f"{hidden} and {inputs}."
+        )
+    if tree and inputs % hidden:
+        raise ValueError(
+            "`committee(inputs=...)` must be a multiple of `hidden` for a tree, but is "
+            f"{inputs} for {hidden} units. The next is {hidden * (inputs // hidden + 1)}."
+        )
+    n = inputs // hidden if tree else inputs
+    drawn = jr.normal(key, (hidden, n))
+    norms = jnp.linalg.norm(drawn, axis=1, keepdims=True)
+    return Committee(drawn * (n**0.5 / norms), tree, unit, vote)
 
 
 def _check_widths(name: str, widths: Sequence[int]):

@@ -14,7 +14,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import (
+    Array,
+    ArrayLike,
+    Bool,
+    Float,
+    Int,
+    PRNGKeyArray,
+    PyTree,
+    Scalar,
+    ScalarLike,
+)
 
 from .networks import (
     AbstractLayered,
@@ -103,6 +113,16 @@ class AbstractLoss(eqx.Module):
         del key
         return self
 
+    def at(self, count: Array) -> "AbstractLoss":
+        """The same loss after a number of steps of a descent, if it changes with them."""
+        del count
+        return self
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+        """Whether a network solves the problem, for losses that ask no more than that."""
+        del network
+        return None
+
 
 class Sum(AbstractLoss):
     """A sum of losses, each times a positive factor. Written `a + b` and `0.5 * a`."""
@@ -150,6 +170,10 @@ class Sum(AbstractLoss):
     def redraw(self, key: PRNGKeyArray) -> "Sum":
         keys = jr.split(key, len(self.terms))
         terms = tuple(t.redraw(k) for t, k in zip(self.terms, keys, strict=True))
+        return eqx.tree_at(lambda s: s.terms, self, terms)
+
+    def at(self, count: Array) -> "Sum":
+        terms = tuple(term.at(count) for term in self.terms)
         return eqx.tree_at(lambda s: s.terms, self, terms)
 
 

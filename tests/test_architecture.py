@@ -11,10 +11,15 @@ MAY_IMPORT = {
     "networks": set(),
     "init": {"networks"},
     "losses": {"networks"},
-    "dynamics": {"kernels", "networks", "losses"},
-    "observables": {"kernels", "networks", "losses"},
+    "variants": {"losses"},
+    "patterns": {"networks", "losses"},
+    "dynamics": {"kernels", "networks", "losses", "variants", "patterns"},
+    "observables": {"kernels", "networks", "losses", "variants", "patterns"},
     "theory": {"networks", "losses"},
-    "experiments": {"networks", "init", "losses", "dynamics", "observables", "theory"},
+    "experiments": {
+        *("networks", "init", "losses", "variants", "patterns"),
+        *("dynamics", "observables", "theory"),
+    },
 }
 
 

@@ -96,7 +96,7 @@ def gradient_descent(
     dtype = check("gradient_descent", loss, network)
     if steps < 1:
         raise ValueError(f"`gradient_descent(steps=...)` must be positive, but is {steps}.")
-    every = _check_every(every, steps)
+    every = check_every(every, steps)
     if isinstance(optimizer, optax.GradientTransformation) != (step_size is None):
         raise ValueError(
             "`gradient_descent` needs either a `step_size`, for an `optimizer` that takes "
@@ -125,7 +125,8 @@ def gradient_descent(
     return _descend(loss, network, step_size, key, tolerances, observe, until, options)
 
 
-def _check_every(every: int | Sequence[int], steps: int) -> int | tuple[int, ...]:
+def check_every(every: int | Sequence[int], steps: int) -> int | tuple[int, ...]:
+    """When to record, if that is possible."""
     if not isinstance(every, int | np.integer):
         every = tuple(int(count) for count in every)
         if any(b <= a for a, b in it.pairwise((0, *every))) or every[-1:] != (steps,):
@@ -162,16 +163,15 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     # Without mini-batches nothing is random, whatever the key.
     key = None if batch_size is None else key
     step = _Step(loss, step_size, key, optimizer, batch_size)
-    way = _Way(steps, every, until, meter)
+    way = Way(steps, every, until, meter)
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
     # With few steps between records, handing networks over would cost more than is gained.
     seldom = steps >= 4 * len(way.ends)
     unseen = until is None and isinstance(meter, dfx.NoProgressMeter)
     simple = plain and seldom and unseen
     kernel = lanes.find(loss, network) if simple else None
-    travel = _travel if kernel is None else ft.partial(_travel_as_one, kernel)
-    networks, times, lived, last = travel(way, step, network)
-    join = lambda first, rest, end: jnp.concatenate([first[None], rest[:-1], end[None]])
+    route = travel if kernel is None else ft.partial(_travel_as_one, kernel)
+    networks, times, lived, last = route(way, step, network)
     networks = jax.tree.map(join, network, networks, last.network)
     straightness = _straightness(step, last, steps)
     status, remaining = judge(loss, network, last.network, tolerance, straightness)
@@ -185,7 +185,12 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     )
 
 
-class _Way(NamedTuple):
+def join(first: Array, rest: Array, end: Array) -> Array:
+    """All records: the start, those on the way, and the end in place of the last."""
+    return jnp.concatenate([first[None], rest[:-1], end[None]])
+
+
+class Way(NamedTuple):
     """How far, and when to look."""
 
     steps: int
@@ -201,7 +206,7 @@ class _Way(NamedTuple):
         return np.array(self.every)
 
 
-def _travel(way, step, network):
+def travel(way, step, network):
     """The networks and times at each record but the start, which were reached, the end."""
     regular = isinstance(way.every, int)
     ends = jnp.asarray(way.ends)
@@ -246,7 +251,7 @@ def _travel_as_one(kernel, way, step, network):
     inputs, rest = eqx.partition((step, network), eqx.is_array)
 
     def alone(inputs):
-        return _travel(way, *eqx.combine(inputs, rest))
+        return travel(way, *eqx.combine(inputs, rest))
 
     def together(size, moving, fixed):
         [moving], [fixed] = moving, fixed
@@ -262,8 +267,8 @@ def _travel_as_one(kernel, way, step, network):
 
         return jax.vmap(label)(networks, lived, moving)
 
-    travel = one_by_one(alone) if kernel.step is None else batched(alone, together)
-    differentiable = eqx.filter_custom_jvp(lambda inputs: travel(inputs))
+    route = one_by_one(alone) if kernel.step is None else batched(alone, together)
+    differentiable = eqx.filter_custom_jvp(lambda inputs: route(inputs))
     differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
     return differentiable(inputs)
 
@@ -325,7 +330,7 @@ class _Step(eqx.Module):
 
     def _minibatch(self, order, count):
         if self.batch_size is None:
-            return self.loss, order
+            return self.loss.at(count), order
         samples, key = self.loss.samples, self.key
         assert samples is not None
         assert key is not None
@@ -337,7 +342,7 @@ class _Step(eqx.Module):
         chosen = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
         # No epoch has this number.
         fresh = jr.fold_in(jr.fold_in(key, np.uint32(2**32 - 1)), count)
-        return self.loss.select(chosen).redraw(fresh), order
+        return self.loss.select(chosen).redraw(fresh).at(count), order
 
 
 def _straightness(step: _Step, state: _State, count: int) -> Scalar:

@@ -25,8 +25,9 @@ class Status(enum.IntEnum):
     With $\Delta$ the larger of the excess losses at the start and at zero weights, and
     `tolerance` that of the run:
 
-    - `CONVERGED`: the excess is at most `tolerance` $\Delta$. Or, where the loss cannot
-      reach its floor, so is `Trajectory.remaining`, and it is no plateau.
+    - `CONVERGED`: the excess is at most `tolerance` $\Delta$; or, of a classification, no
+      pattern is wrong. Or, where the loss cannot reach its floor, so is
+      `Trajectory.remaining`, and it is no plateau.
     - `PLATEAU`: `Trajectory.remaining` is that small, but the least excess, where it is
       known, as for linear networks, is further below. Where it is not: the loss curves down
       in some direction, by $\frac12 |\lambda| \|\theta\|^2$ and itself more than
@@ -148,6 +149,8 @@ def judge(
     fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < norm(start) / 2)
     lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
     there = excess <= tolerance * scale
+    if (solved := loss.solved(end)) is not None:
+        there |= solved
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
     remaining, lowest = _remaining_if(~(lost | there), loss, safe)
     at_rest = remaining <= tolerance * scale

@@ -1,0 +1,198 @@
+r"""Two-class problems: patterns with labels, as losses of a network's sign."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import (
+    Array,
+    ArrayLike,
+    Bool,
+    Float,
+    Int,
+    PRNGKeyArray,
+    PyTree,
+    Scalar,
+    ScalarLike,
+)
+
+from .losses import AbstractLoss
+from .networks import Committee
+
+
+class Classification(AbstractLoss):
+    r"""The cross-entropy of two classes, with a robustness parameter.
+
+    $$ \frac1P \sum_\mu f_\gamma\big(y_\mu\, \Delta(x_\mu)\big), \qquad
+       f_\gamma(z) = \frac{1}{2\gamma} \log\big(1 + e^{-2\gamma z}\big), $$
+
+    of a network's one output $\Delta$, after Baldassi, Pittorino & Zecchina (2020). For
+    large $\gamma$ it is the hinge $\max(0, -z)$, for small ones linear. With weights of
+    fixed norm $\gamma$ is what the norm would be. The signs of a `Committee` are smoothed
+    to $\tanh(\beta h)$.
+
+    Args:
+        x: Patterns, of shape `(samples, in)`.
+        y: Labels 1 and -1, of shape `(samples,)`.
+        robustness: $\gamma$.
+        gain: $\beta$, of use for committees of signs only.
+
+    Raises:
+        ValueError: If there are no patterns, shapes do not fit, patterns are not finite,
+            labels are others, or a parameter is not positive.
+    """
+
+    x: Float[Array, "samples in"]
+    y: Float[Array, " samples"]
+    robustness: Float[Array, ""]
+    gain: Float[Array, ""]
+
+    def __init__(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        robustness: ScalarLike = 1.0,
+        gain: ScalarLike = 1.0,
+    ):
+        x = jnp.asarray(x)
+        dtype = jnp.result_type(float, x)
+        self.x, self.y = x.astype(dtype), jnp.asarray(y, dtype)
+        self.robustness = jnp.asarray(robustness, dtype)
+        self.gain = jnp.asarray(gain, dtype)
+        _check(self)
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros((), self.x.dtype)
+
+    def outputs(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+        if isinstance(network, Committee):
+            return self._one(jax.vmap(lambda x: network.smooth(x, self.gain))(self.x))
+        return self._one(jax.vmap(network)(self.x))  # pyright: ignore
+
+    def criterion(self, outputs: Float[Array, " samples"]) -> Scalar:
+        scale = 2 * self.robustness
+        return jnp.mean(jax.nn.softplus(-scale * self.y * outputs)) / scale
+
+    def margins(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+        r"""$y_\mu \Delta(x_\mu)$, of the signs themselves: positive where it is right."""
+        return self.y * self._one(jax.vmap(network)(self.x))  # pyright: ignore
+
+    def errors(self, network: PyTree[Array]) -> Float[Array, ""]:
+        """The share of patterns that are wrong; what is not a number is."""
+        right = self.margins(network) > 0
+        return 1 - jnp.mean(right, dtype=self.x.dtype)
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""]:
+        return jnp.all(self.margins(network) > 0)
+
+    def _one(self, outputs):
+        if outputs.shape[1:] != (1,):
+            raise ValueError(
+                "The network must return one output, whose sign is the class, but "
+                f"returns {outputs.shape[1:]}."
+            )
+        return outputs[:, 0]
+
+    @property
+    def samples(self) -> int:
+        return self.y.shape[0]
+
+    def select(self, indices: Int[Array, " batch"]) -> "Classification":
+        which = lambda s: (s.x, s.y)
+        return eqx.tree_at(which, self, (self.x[indices], self.y[indices]))
+
+
+def random_patterns(samples: int, inputs: int, *, key: PRNGKeyArray) -> Classification:
+    """Patterns and labels of independent fair signs."""
+    _check_sizes("random_patterns", samples, inputs)
+    x_key, y_key = jr.split(key)
+    x = jr.rademacher(x_key, (samples, inputs), float)
+    return Classification(x, jr.rademacher(y_key, (samples,), float))
+
+
+def teacher_patterns(
+    samples: int,
+    teacher: PyTree[Array],
+    inputs: int,
+    *,
+    key: PRNGKeyArray,
+) -> Classification:
+    """Patterns of independent fair signs, with the labels that a network gives them."""
+    _check_sizes("teacher_patterns", samples, inputs)
+    x = jr.rademacher(key, (samples, inputs), float)
+    answers = jax.vmap(teacher)(x)[:, 0]  # pyright: ignore
+    return Classification(x, jnp.where(answers > 0, 1.0, -1.0))
+
+
+def mixture_patterns(
+    samples: int,
+    inputs: int,
+    *,
+    prototypes: int = 4,
+    flips: float = 0.36,
+    data_key: PRNGKeyArray,
+    key: PRNGKeyArray,
+) -> Classification:
+    """Noisy copies of prototypes, which belong to one class or the other.
+
+    Args:
+        samples: The number of patterns.
+        inputs: Inputs of each, 1 or -1.
+        prototypes: Random prototypes in each class.
+        flips: The share of inputs that a copy has changed.
+        data_key: Randomness of the prototypes: the same for training and test patterns.
+        key: Randomness of the copies.
+
+    Raises:
+        ValueError: If a number is not positive, or `flips` not between 0 and 1.
+    """
+    _check_sizes("mixture_patterns", samples, inputs)
+    if not 0 <= flips <= 1:
+        raise ValueError(
+            f"`mixture_patterns(flips=...)` must be between 0 and 1, but is {flips}."
+        )
+    which_key, flip_key = jr.split(key)
+    corners = jr.rademacher(data_key, (2 * prototypes, inputs), float)
+    which = jr.randint(which_key, (samples,), 0, 2 * prototypes)
+    kept = jr.bernoulli(flip_key, 1 - flips, (samples, inputs))
+    x = corners[which] * jnp.where(kept, 1.0, -1.0)
+    return Classification(x, jnp.where(which < prototypes, 1.0, -1.0))
+
+
+def _check_sizes(name, samples, inputs):
+    if samples < 1 or inputs < 1:
+        raise ValueError(
+            f"`{name}` must have patterns and inputs, but has {samples} and {inputs}."
+        )
+
+
+def _check(loss):
+    if loss.x.ndim != 2 or loss.y.shape != loss.x.shape[:1] or 0 in loss.x.shape:
+        raise ValueError(
+            "`Classification(x, y)` must hold one pattern a row and one label each, but "
+            f"the shapes are {loss.x.shape} and {loss.y.shape}."
+        )
+    for name in ("robustness", "gain"):
+        value = getattr(loss, name)
+        if value.ndim:
+            raise ValueError(
+                f"`Classification({name}=...)` must be one number, but has shape "
+                f"{value.shape}. Batch the loss with `jax.vmap`."
+            )
+        if not isinstance(value, Tracer) and not np.asarray(value) > 0:
+            raise ValueError(
+                f"`Classification({name}=...)` must be positive, but is {value}."
+            )
+    if not isinstance(loss.y, Tracer):
+        labels = np.unique(np.asarray(loss.y))
+        if not np.isin(labels, (-1.0, 1.0)).all():
+            raise ValueError(
+                "`Classification(y=...)` must be labels 1 and -1, but holds "
+                f"{labels[:5]}. For two classes 0 and 1 pass `2 * y - 1`."
+            )
+    if not isinstance(loss.x, Tracer) and not np.isfinite(np.asarray(loss.x)).all():
+        raise ValueError("`Classification(x=...)` must be finite, but is not.")

@@ -1,0 +1,169 @@
+r"""Losses made of losses: with schedules, of many networks at once, without a scale."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
+
+from .losses import AbstractLoss
+
+
+class _Variant(AbstractLoss):
+    """What is left to the loss inside."""
+
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    @property
+    def floor(self) -> Scalar:
+        return self.loss.floor
+
+    @property
+    def samples(self) -> int | None:
+        return self.loss.samples
+
+    def select(self, indices: Int[Array, " batch"]) -> "_Variant":
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.select(indices))
+
+    def redraw(self, key: PRNGKeyArray) -> "_Variant":
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.redraw(key))
+
+
+class Annealed(_Variant):
+    r"""A loss whose numbers follow schedules while `gradient_descent` descends it.
+
+    `Annealed(loss, robustness=optax.exponential_decay(...))` has at every step the
+    `robustness` that the schedule has there. For everything else, such as observables and
+    flows, it is the loss as given.
+
+    Args:
+        loss: The loss.
+        schedules: By the name of a number of the loss, an Optax schedule, a function of
+            the steps taken. Compared by identity: make one once.
+
+    Raises:
+        ValueError: If the loss has no such number.
+    """
+
+    loss: AbstractLoss
+    names: tuple[str, ...] = eqx.field(static=True)
+    schedules: tuple[Callable[[Array], Array], ...] = eqx.field(static=True)
+
+    def __init__(self, loss: AbstractLoss, **schedules: Callable[[Array], Array]):
+        for name in schedules:
+            if not eqx.is_inexact_array(getattr(loss, name, None)):
+                raise ValueError(
+                    f"`Annealed({name}=...)` must name a number of the loss, but "
+                    f"`{type(loss).__name__}` has none of this name."
+                )
+        self.loss = loss
+        self.names, self.schedules = tuple(schedules), tuple(schedules.values())
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        return self.loss.excess(network)
+
+    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+        return self.loss.outputs(network)
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        return self.loss.criterion(outputs)
+
+    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+        return self.loss.least_excess(network)
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+        return self.loss.solved(network)
+
+    def at(self, count: Int[Array, ""]) -> AbstractLoss:
+        numbers = lambda loss: [getattr(loss, name) for name in self.names]
+        pairs = zip(self.schedules, numbers(self.loss), strict=True)
+        now = [jnp.asarray(schedule(count), old.dtype) for schedule, old in pairs]
+        return eqx.tree_at(numbers, self.loss, now).at(count)
+
+
+class Normalised(_Variant):
+    r"""A loss of directions alone: of every row of weights, scaled to $\|w\|^2 = n$.
+
+    With $n$ the length of the row. Its gradient and Hessian in weights that are not
+    constrained are those along spheres, which is how networks of signs compare, whatever
+    their norms.
+
+    Args:
+        loss: The loss of the scaled network.
+    """
+
+    loss: AbstractLoss
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        return self.loss.excess(normalise(network))
+
+    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+        return self.loss.outputs(normalise(network))
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        return self.loss.criterion(outputs)
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+        return self.loss.solved(normalise(network))
+
+    def at(self, count: Int[Array, ""]) -> "Normalised":
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
+
+
+class Replicated(_Variant):
+    r"""Copies of a network that attract each other, each on a loss of its own.
+
+    $$ \sum_{a=1}^y \mathcal{L}(\theta_a) + \frac{\lambda}{2} \sum_{a=1}^y
+       \|\theta_a - \bar\theta\|^2, \qquad \bar\theta = \frac1y \sum_a \theta_a, $$
+
+    after Baldassi et al. (2016): a descent on it is drawn to where many solutions are
+    close. The network is a stack of $y$ networks, built with `jax.vmap`; `centre` is the
+    one that they surround.
+
+    Args:
+        loss: The loss of one network.
+        coupling: The attraction $\lambda$; `Annealed` makes it grow.
+
+    Raises:
+        ValueError: If `coupling` is negative.
+    """
+
+    loss: AbstractLoss
+    coupling: Float[Array, ""] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+
+    def __check_init__(self):
+        coupling = self.coupling
+        if not isinstance(coupling, Tracer) and not coupling >= 0:
+            raise ValueError(
+                f"`Replicated(coupling=...)` must not be negative, but is {coupling}."
+            )
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        alone = jnp.sum(jax.vmap(self.loss.excess)(network))
+        gaps = jax.tree.map(lambda w, m: w - m[None], network, centre(network))
+        spread = sum(jnp.sum(gap**2) for gap in jax.tree.leaves(gaps))
+        return alone + self.coupling.astype(alone.dtype) / 2 * spread
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+        return self.loss.solved(centre(network))
+
+    def at(self, count: Int[Array, ""]) -> "Replicated":
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
+
+
+def centre(network: PyTree[Array]) -> PyTree[Array]:
+    """The mean of a stack of networks."""
+    return jax.tree.map(lambda w: jnp.mean(w, axis=0), network)
+
+
+def normalise(network: PyTree[Array]) -> PyTree[Array]:
+    """The network with every row of weights scaled to a norm of the root of its length."""
+
+    def scale(w):
+        square = jnp.sum(w**2, axis=-1, keepdims=True)
+        length = jnp.sqrt(jnp.where(square > 0, square, 1))
+        return w * (w.shape[-1] ** 0.5 / length)
+
+    return jax.tree.map(scale, network)
