@@ -74,6 +74,10 @@ from .observables import (
     stable_rank as stable_rank,
     rank_one_gap as rank_one_gap,
     gains as gains,
+    error_rate as error_rate,
+    local_energy as local_energy,
+    local_entropy as local_entropy,
+    solved as solved,
 )
 
 # What papers predict: theory.<paper>.<quantity>(loss, ...)

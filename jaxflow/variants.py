@@ -20,6 +20,19 @@ class _Variant(AbstractLoss):
     def floor(self) -> Scalar:
         return self.loss.floor
 
+    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+        """The network that the loss inside is told of."""
+        return network
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+        return self.loss.solved(self.prepare(network))
+
+    @property
+    def errors(self) -> Callable[[PyTree[Array]], Scalar]:
+        """What a classification inside counts, if it is one."""
+        count: Callable[[PyTree[Array]], Scalar] = self.loss.errors  # pyright: ignore
+        return lambda network: count(self.prepare(network))
+
     @property
     def samples(self) -> int | None:
         return self.loss.samples
@@ -73,9 +86,6 @@ class Annealed(_Variant):
     def least_excess(self, network: PyTree[Array]) -> Scalar | None:
         return self.loss.least_excess(network)
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
-        return self.loss.solved(network)
-
     def at(self, count: Int[Array, ""]) -> AbstractLoss:
         numbers = lambda loss: [getattr(loss, name) for name in self.names]
         pairs = zip(self.schedules, numbers(self.loss), strict=True)
@@ -97,16 +107,16 @@ class Normalised(_Variant):
     loss: AbstractLoss
 
     def excess(self, network: PyTree[Array]) -> Scalar:
-        return self.loss.excess(normalise(network))
+        return self.loss.excess(self.prepare(network))
 
     def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
-        return self.loss.outputs(normalise(network))
+        return self.loss.outputs(self.prepare(network))
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         return self.loss.criterion(outputs)
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
-        return self.loss.solved(normalise(network))
+    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+        return normalise(network)
 
     def at(self, count: Int[Array, ""]) -> "Normalised":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
@@ -146,8 +156,8 @@ class Replicated(_Variant):
         spread = sum(jnp.sum(gap**2) for gap in jax.tree.leaves(gaps))
         return alone + self.coupling.astype(alone.dtype) / 2 * spread
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
-        return self.loss.solved(centre(network))
+    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+        return centre(network)
 
     def at(self, count: Int[Array, ""]) -> "Replicated":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))

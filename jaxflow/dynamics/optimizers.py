@@ -1,6 +1,6 @@
 """Transformations of gradients, for the `optimizer` of `gradient_descent`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,15 +68,17 @@ def entropy_sgd(
     def init(params):
         return _Langevin(key, jnp.asarray(scope, jax.tree.leaves(params)[0].dtype))
 
-    def update(updates, state, params=None, *, value_fn, **_):
+    def update(updates, state, params=None, **extra):
         del updates
+        value_fn: Any = extra["value_fn"]
+        weights: Any = params
         carried, fresh = jr.split(state.key)
         slope = jax.grad(value_fn)
 
         def walk(carry, key):
             place, mean = carry
-            pull = jax.tree.map(lambda p, c: state.scope * (p - c), place, params)
-            kicks = optax.tree_utils.tree_random_like(key, params, jr.normal)
+            pull = jax.tree.map(lambda p, c: state.scope * (p - c), place, weights)
+            kicks = optax.tree_utils.tree_random_like(key, weights, jr.normal)
             size = jnp.asarray(inner_step_size, state.scope.dtype)
             spread = jnp.sqrt(size) * jnp.asarray(noise, size.dtype)
             move = lambda p, g, f, z: p - size * (g + f) + spread * z
@@ -86,9 +88,9 @@ def entropy_sgd(
             return (place, mean), None
 
         keys = jr.split(fresh, inner_steps)
-        (_, mean), _ = jax.lax.scan(walk, (params, params), keys)
+        (_, mean), _ = jax.lax.scan(walk, (weights, weights), keys)
         rate = jnp.asarray(step_size, state.scope.dtype) * state.scope
-        steps = jax.tree.map(lambda m, p: rate * (m - p), mean, params)
+        steps = jax.tree.map(lambda m, p: rate * (m - p), mean, weights)
         grown = state.scope * (1 + jnp.asarray(growth, state.scope.dtype))
         return steps, _Langevin(carried, grown)
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar, ScalarLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from ..losses import AbstractLoss
 from ..networks import Committee
 from ..patterns import Classification
 from .descent import Way, check_every, join, travel
@@ -18,8 +19,8 @@ from .trajectory import Observable, Status, Trajectory, check, norm, record, val
 
 
 def least_action(
-    loss: Classification,
-    network: Committee,
+    loss: AbstractLoss,
+    network: PyTree[Array],
     epochs: int,
     *,
     step_size: ScalarLike,
@@ -61,7 +62,7 @@ def least_action(
         ValueError: If the network is no such committee, it does not fit the patterns, or an
             argument is out of range.
     """
-    check_search("least_action", loss, network)
+    loss, network = check_search("least_action", loss, network)
     if network.unit is not jnp.sign or network.vote == "difference":
         raise ValueError(
             "`least_action(network=...)` must be a committee of signs that votes by its "
@@ -84,8 +85,10 @@ def least_action(
     return search("least_action", epoch, network, epochs, every, observe, progress_meter)
 
 
-def check_search(name: str, loss: Classification, network: Committee):
-    """Whether the network can look for a solution.
+def check_search(
+    name: str, loss: AbstractLoss, network: PyTree[Array]
+) -> tuple[Classification, Committee]:
+    """Both, if the network can look for a solution.
 
     Raises:
         ValueError: If the loss is no classification, the network no committee, they do not
@@ -98,6 +101,7 @@ def check_search(name: str, loss: Classification, network: Committee):
         )
     check(name, loss, network)
     jax.eval_shape(loss, network)
+    return loss, network
 
 
 def search(

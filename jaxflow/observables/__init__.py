@@ -22,6 +22,13 @@ from .density import (
     SpectralDensity as SpectralDensity,
     spectral_density as spectral_density,
 )
+from .flatness import (
+    LocalEntropy as LocalEntropy,
+    error_rate as error_rate,
+    local_energy as local_energy,
+    local_entropy as local_entropy,
+    solved as solved,
+)
 from .progress import (
     distance as distance,
     excess as excess,

@@ -326,9 +326,9 @@ def descend(loss, widths, key, starts=20):
     ("widths", "count"),
     [
         ((2, 2), 60),
-        pytest.param((2,), 300, marks=pytest.mark.slow),
-        pytest.param((2, 2), 400, marks=pytest.mark.slow),
-        pytest.param((1, 2, 1), 300, marks=pytest.mark.slow),
+        pytest.param((2,), 300, marks=pytest.mark.exhaustive),
+        pytest.param((2, 2), 400, marks=pytest.mark.exhaustive),
+        pytest.param((1, 2, 1), 300, marks=pytest.mark.exhaustive),
     ],
 )
 def test_no_descent_finds_less_and_the_best_of_twenty_finds_as_much(widths, count):

@@ -1,0 +1,254 @@
+r"""How far around a solution others are: profiles and volumes in weight space.
+
+Distances are measured row by row: a row of $n$ weights with $\|w\|^2 = n$, or whatever norm
+it has, is disturbed in proportion. For a `Committee` a row is a unit.
+"""
+
+import functools as ft
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree, Scalar
+
+from ..losses import AbstractLoss
+
+
+def error_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    """The share of patterns whose class is wrong; what is not a number is wrong.
+
+    Raises:
+        ValueError: If the loss is no classification.
+    """
+    return _errors(loss)(network)
+
+
+def solved(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether no pattern is wrong: for the `until` of a run.
+
+    Raises:
+        ValueError: If the loss is no classification.
+    """
+    _errors(loss)
+    answer = loss.solved(network)
+    assert answer is not None
+    return answer
+
+
+def local_energy(
+    loss: AbstractLoss,
+    network: PyTree[Array],
+    *,
+    radius: ArrayLike,
+    samples: int = 64,
+    seed: int = 0,
+) -> Float[Array, "..."]:
+    r"""The share of patterns that become wrong where weights are disturbed at random.
+
+    $E_z[\epsilon(w + r \bar w z)] - \epsilon(w)$ with the error rate $\epsilon$, normal
+    $z$, and $\bar w$ the root mean square of each row. For committees of signs, whose rows
+    have no scale, disturbed weights have the overlap $1 / \sqrt{1 + r^2}$ with those given.
+    For a loss that is no classification, the loss takes the place of the error rate.
+
+    Args:
+        radius: The radius $r$, or an array of them.
+        samples: Draws of the noise, the same for all radii.
+        seed: Where it is drawn.
+
+    Returns:
+        One number for each radius.
+
+    Raises:
+        ValueError: If a radius is negative, or there are no samples.
+    """
+    radius = jnp.asarray(radius, jax.tree.leaves(network)[0].dtype)
+    if not isinstance(radius, Tracer) and not np.all(np.asarray(radius) >= 0):
+        raise ValueError(
+            f"`local_energy(radius=...)` must not be negative, but is {radius}."
+        )
+    if samples < 1:
+        raise ValueError(f"`local_energy(samples=...)` must be positive, not {samples}.")
+    return _local_energy(loss, network, radius, samples, jr.key(seed))
+
+
+@eqx.filter_jit
+def _local_energy(loss, network, radius, samples, key):
+    measure = getattr(loss, "errors", loss)
+
+    def disturbed(key, radius):
+        noise = _scaled(_normal(key, network), network)
+        return measure(jax.tree.map(lambda w, z: w + radius * z, network, noise))
+
+    def mean(radius):
+        return jnp.mean(jax.vmap(disturbed, (0, None))(jr.split(key, samples), radius))
+
+    found = jax.lax.map(mean, radius.ravel()).reshape(radius.shape)
+    return found - measure(network)
+
+
+class LocalEntropy(eqx.Module):
+    r"""The volume of solutions at some distance.
+
+    Attributes:
+        entropy: $\frac1N \log$ of the share of weights at each distance that make no error,
+            over the number $N$ of weights: zero where all are solutions.
+        surviving: The share of walkers at the end without an error.
+        reliable: Whether that is above 0.3. Else the volume was not found, and the entropy
+            is an extrapolation, or $-\infty$.
+    """
+
+    entropy: Float[Array, "..."]
+    surviving: Float[Array, "..."]
+    reliable: Bool[Array, "..."]
+
+
+def local_entropy(
+    loss: AbstractLoss,
+    network: PyTree[Array],
+    *,
+    distance: ArrayLike,
+    walkers: int = 64,
+    stages: int = 40,
+    sweeps: int = 20,
+    seed: int = 0,
+) -> LocalEntropy:
+    r"""The logarithm of the volume of solutions at a distance, by population annealing.
+
+    Weights at distance $d$ have the overlap $S = 1 - 2d$ with those given, row by row:
+    $w' = S w + \sqrt{1 - S^2}\, u$ with $u$ as long as $w$ and orthogonal to it. Walkers
+    on these spheres are cooled from no weight on errors to one of $e^{-12}$ for each, by
+    Metropolis steps and resampling (Hukushima & Iba, 2003), whose weights add up to the
+    volume.
+
+    It costs `walkers * stages * sweeps` evaluations of all patterns for each distance.
+
+    Args:
+        distance: The distance $d$ between 0 and 1/2, or an array of them.
+        walkers: Size of the population.
+        stages: Temperatures on the way.
+        sweeps: Metropolis steps of each walker at each.
+        seed: Randomness.
+
+    Returns:
+        One number of each kind for each distance.
+
+    Raises:
+        ValueError: If the loss is no classification, a distance is out of range, or a
+            number is not positive.
+    """
+    _errors(loss)
+    distance = jnp.asarray(distance, jax.tree.leaves(network)[0].dtype)
+    if not isinstance(distance, Tracer):
+        given = np.asarray(distance)
+        if not np.all((given > 0) & (given <= 0.5)):
+            raise ValueError(
+                "`local_entropy(distance=...)` must be above 0 and at most 1/2, where "
+                f"weights are unrelated, but is {distance}."
+            )
+    for name, count in (("walkers", walkers), ("stages", stages), ("sweeps", sweeps)):
+        if count < 1:
+            raise ValueError(f"`local_entropy({name}=...)` must be positive, not {count}.")
+    keys = jr.split(jr.key(seed), distance.size)
+    found = _local_entropy(loss, network, distance.ravel(), keys, walkers, stages, sweeps)
+    return jax.tree.map(lambda x: x.reshape(distance.shape), found)
+
+
+@eqx.filter_jit
+def _local_entropy(loss, network, distance, keys, walkers, stages, sweeps):
+    def one(given):
+        distance, key = given
+        return _anneal(loss, network, distance, key, walkers, stages, sweeps)
+
+    return jax.lax.map(one, (distance, keys))
+
+
+def _anneal(loss, network, distance, key, walkers, stages, sweeps):
+    overlap = 1 - 2 * distance
+    across = jnp.sqrt(1 - overlap**2)
+    move = lambda w, u: overlap * w + across * u
+    errors = lambda u: loss.samples * _errors(loss)(jax.tree.map(move, network, u))
+    start, climb = jr.split(key)
+    draw = lambda key: _tangent(_normal(key, network), network)
+    place = jax.vmap(draw)(jr.split(start, walkers))
+    dtype = distance.dtype
+    cold = jnp.concatenate([jnp.zeros(1), jnp.geomspace(0.05, 12, stages)]).astype(dtype)
+
+    def stage(carry, given):
+        place, energy, angle, total = carry
+        (before, beta), key = given
+        logs = (before - beta) * energy
+        total += jax.nn.logsumexp(logs) - jnp.log(jnp.asarray(walkers, dtype))
+        choose, step = jr.split(key)
+        chosen = jr.categorical(choose, logs, shape=(walkers,))
+        place = jax.tree.map(lambda u: u[chosen], place)
+        sweep = ft.partial(_sweep, errors, network, beta)
+        carry = (place, energy[chosen], angle)
+        (place, energy, angle), _ = jax.lax.scan(sweep, carry, jr.split(step, sweeps))
+        return (place, energy, angle, total), None
+
+    carry = (place, jax.vmap(errors)(place), jnp.ones((), dtype), jnp.zeros((), dtype))
+    given = ((cold[:-1], cold[1:]), jr.split(climb, stages))
+    (_, energy, _, total), _ = jax.lax.scan(stage, carry, given)
+    surviving = jnp.mean(energy < 0.5, dtype=dtype)
+    weights = ravel_pytree(network)[0].size
+    entropy = (total + jnp.log(surviving)) / weights
+    return LocalEntropy(entropy, surviving, surviving > 0.3)
+
+
+def _sweep(errors, network, beta, carry, key):
+    """A Metropolis step of every walker, and of the angle towards a third accepted."""
+    place, energy, angle = carry
+
+    def propose(u, old, key):
+        draw, accept = jr.split(key)
+        other = _tangent(_normal(draw, network), network)
+        turned = lambda a, b: jnp.cos(angle) * a + jnp.sin(angle) * b
+        new = _tangent(jax.tree.map(turned, u, other), network)
+        energy = errors(new)
+        taken = jnp.log(jr.uniform(accept, dtype=energy.dtype)) < beta * (old - energy)
+        pick = lambda a, b: jnp.where(taken, a, b)
+        return jax.tree.map(pick, new, u), pick(energy, old), taken
+
+    keys = jr.split(key, energy.size)
+    place, energy, taken = jax.vmap(propose)(place, energy, keys)
+    faster = jnp.exp(0.3 * (jnp.mean(taken, dtype=angle.dtype) - 0.35))
+    return (place, energy, jnp.clip(angle * faster, 1e-4, np.pi / 2)), None
+
+
+def _errors(loss):
+    if not hasattr(loss, "errors"):
+        raise ValueError(
+            "Errors are counted of a `Classification`, or a loss made of one, but the "
+            f"loss is a `{type(loss).__name__}`."
+        )
+    return loss.errors
+
+
+def _normal(key: PRNGKeyArray, network: PyTree[Array]) -> PyTree[Array]:
+    leaves, structure = jax.tree.flatten(network)
+    keys = jr.split(key, len(leaves))
+    drawn = [jr.normal(k, w.shape, w.dtype) for k, w in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _scaled(noise, network):
+    """Noise whose rows have the root mean square of those of the network."""
+    size = lambda w: jnp.sqrt(jnp.mean(w**2, axis=-1, keepdims=True))
+    return jax.tree.map(lambda z, w: z * size(w), noise, network)
+
+
+def _tangent(u, network):
+    """Rows orthogonal to those of the network, and as long."""
+
+    def project(u, w):
+        square = jnp.sum(w**2, axis=-1, keepdims=True)
+        along = jnp.sum(u * w, axis=-1, keepdims=True)
+        u = u - w * along / jnp.where(square > 0, square, 1)
+        length = jnp.sum(u**2, axis=-1, keepdims=True)
+        return u * jnp.sqrt(square / jnp.where(length > 0, length, 1))
+
+    return jax.tree.map(project, u, network)
