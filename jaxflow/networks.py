@@ -242,8 +242,8 @@ class Committee(eqx.Module):
         if self.vote == "product":
             return jnp.prod(votes, keepdims=True)
         half = self.vote == "difference"
-        sides = jnp.where(jnp.arange(votes.size) < votes.size / (1 + half), 1, -1)
-        total = jnp.sum(sides.astype(votes.dtype) * votes, keepdims=True)
+        sides = np.where(np.arange(votes.size) < votes.size / (1 + half), 1, -1)
+        total = jnp.sum(jnp.asarray(sides, votes.dtype) * votes, keepdims=True)
         return total / votes.size**0.5
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " 1"]:

@@ -83,8 +83,8 @@ class Classification(AbstractLoss):
 
     def errors(self, network: PyTree[Array]) -> Float[Array, ""]:
         """The share of patterns that are wrong; what is not a number is."""
-        right = self.margins(network) > 0
-        return 1 - jnp.mean(right, dtype=self.x.dtype)
+        wrong = ~(self.margins(network) > 0)
+        return jnp.mean(wrong, dtype=self.x.dtype)
 
     def solved(self, network: PyTree[Array]) -> Bool[Array, ""]:
         return jnp.all(self.margins(network) > 0)
