@@ -1,8 +1,7 @@
-"""Message passing: beliefs about weights that fit the patterns, focused on dense regions."""
+"""Message passing: beliefs about weights that fit the patterns, where many do."""
 
 import functools as ft
 from collections.abc import Callable, Mapping
-from typing import Self
 
 import diffrax as dfx
 import equinox as eqx
@@ -49,8 +48,8 @@ class Focusing(eqx.Module):
         replicas = jnp.asarray(replicas, float)
         if couplings.ndim != 1 or replicas.shape not in ((), couplings.shape):
             raise ValueError(
-                "`Focusing(replicas, couplings)` must hold one coupling for each iteration, "
-                "and as many numbers of replicas or one, but the shapes are "
+                "`Focusing(replicas, couplings)` must hold one coupling for each iteration "
+                "and as many numbers of replicas, or one, but the shapes are "
                 f"{couplings.shape} and {replicas.shape}. For a coupling that stays pass "
                 "`jnp.full(steps, coupling)`."
             )
@@ -63,7 +62,7 @@ class Focusing(eqx.Module):
         self.replicas = jnp.broadcast_to(replicas, couplings.shape)
 
     @classmethod
-    def reinforcement(cls, rates: ArrayLike) -> Self:
+    def reinforcement(cls, rates: ArrayLike) -> "Focusing":
         r"""One belief, ever more certain: $\gamma = \infty$ and $y = 1 / (1 - r)$.
 
         Args:
@@ -77,7 +76,7 @@ class Focusing(eqx.Module):
         return cls(1 / (1 - rates), jnp.full_like(rates, jnp.inf))
 
     @classmethod
-    def pseudo_reinforcement(cls, rates: ArrayLike) -> Self:
+    def pseudo_reinforcement(cls, rates: ArrayLike) -> "Focusing":
         r"""More replicas, and closer: $\tanh^2 \gamma = \rho$, $y = (2 - \rho)/(1 - \rho)$.
 
         Args:
@@ -142,8 +141,8 @@ def message_passing(
             perceptron. Random, or units that see the same inputs stay the same.
         focusing: The number of replicas and their coupling, for each iteration.
         binary: Whether weights are $\pm 1$ and not on spheres.
-        damping: From 0 to less than 1. Correlated patterns may need 0.99, and more
-            iterations.
+        damping: From 0 to less than 1. Units that see the same inputs may need 0.9, and
+            correlated patterns 0.99, with as many more iterations.
         every: Iterations between two records, and between two looks whether it is solved.
         stop: Whether to stop at the first record without a wrong pattern. To go on finds
             flatter solutions, and may diverge.
@@ -164,7 +163,7 @@ def message_passing(
         raise ValueError(
             "`message_passing(network=...)` must be a committee of an odd number of signs "
             f"that votes by its sum, but has {hidden} of the unit {network.unit} and votes "
-            f"by its {network.vote}. Build it with `unit=jnp.sign` and `vote=\"sum\"`."
+            f'by its {network.vote}. Build it with `unit=jnp.sign` and `vote="sum"`.'
         )
     if not isinstance(focusing, Focusing):
         raise ValueError(
@@ -187,9 +186,9 @@ def _check_range(name, values, low, high, *, closed=False):
         return
     known = np.asarray(values)
     if not np.all((known >= low) & ((known <= high) if closed else (known < high))):
-        until = "including" if closed else "less than"
+        most = "at most" if closed else "less than"
         raise ValueError(
-            f"`{name}` must be from {low} to {until} {high}, but is {values}."
+            f"`{name}` must be at least {low} and {most} {high}, but is {values}."
         )
 
 
@@ -243,9 +242,11 @@ def _fields(network, x, weights):
 
 
 def _pull(means, variances):
-    """Derivatives of the probability that the vote is right, its logarithm's slopes.
+    """The first, and minus the second derivatives of the log probability to vote right.
 
-    The first, and minus the second, in the mean of each field.
+    Args:
+        means: Those of the fields.
+        variances: Those of the fields.
     """
     deviations = jnp.sqrt(variances)
     z = jnp.clip(means / deviations, -30, 30)
