@@ -45,6 +45,8 @@ from .dynamics import (
     gradient_descent as gradient_descent,
     flatten as flatten,
     least_action as least_action,
+    message_passing as message_passing,
+    Focusing as Focusing,
     keep_norms as keep_norms,
     entropy_sgd as entropy_sgd,
     Trajectory as Trajectory,

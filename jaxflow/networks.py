@@ -184,7 +184,7 @@ class Committee(eqx.Module):
             units that are never negative; or `"product"`, the parity machine.
 
     Raises:
-        ValueError: If weights are no matrix, a majority or parity of signs can tie because
+        ValueError: If weights are no matrix, a majority of signs can tie because
             their number is even, or that for a difference is odd.
     """
 

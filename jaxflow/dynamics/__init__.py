@@ -4,6 +4,7 @@ from .descent import gradient_descent as gradient_descent
 from .exponential import ExponentialRosenbrock as ExponentialRosenbrock
 from .flattening import flatten as flatten
 from .flow import gradient_flow as gradient_flow
+from .message_passing import Focusing as Focusing, message_passing as message_passing
 from .optimizers import entropy_sgd as entropy_sgd, keep_norms as keep_norms
 from .search import least_action as least_action
 from .trajectory import (

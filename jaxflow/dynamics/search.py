@@ -112,13 +112,16 @@ def search(
     every: int,
     observe: Mapping[str, Observable] | None,
     meter: dfx.AbstractProgressMeter,
+    *,
+    stop: bool = True,
 ) -> Trajectory:
-    """Steps from a network until it solves the problem."""
+    """Steps from a network; to `stop`, until it solves the problem."""
     if steps < 1:
         raise ValueError(
             f"`{name}` must take at least one step, but {steps} are asked for."
         )
-    way = Way(steps, check_every(every, steps), _solved, meter)
+    until = _solved if stop else None
+    way = Way(steps, check_every(every, steps), until, meter)
     observe = {"loss": value} if observe is None else dict(observe)
     return _search(step, network, way, observe)
 
