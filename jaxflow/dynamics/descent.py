@@ -125,21 +125,23 @@ def gradient_descent(
     return _descend(loss, network, step_size, key, tolerances, observe, until, options)
 
 
-def check_every(every: int | Sequence[int], steps: int) -> int | tuple[int, ...]:
+def check_every(
+    every: int | Sequence[int], steps: int, name: str = "gradient_descent"
+) -> int | tuple[int, ...]:
     """When to record, if that is possible."""
     if not isinstance(every, int | np.integer):
         every = tuple(int(count) for count in every)
         if any(b <= a for a, b in it.pairwise((0, *every))) or every[-1:] != (steps,):
             raise ValueError(
-                "`gradient_descent(every=...)` must be positive, increase, and end with "
+                f"`{name}(every=...)` must be positive, increase, and end with "
                 f"`steps`, but is {every} for {steps} steps."
             )
         return every
     if every < 1:
-        raise ValueError(f"`gradient_descent(every=...)` must be positive, but is {every}.")
+        raise ValueError(f"`{name}(every=...)` must be positive, but is {every}.")
     if steps % every:
         raise ValueError(
-            f"`gradient_descent(every=...)` must divide `steps`, but is {every} for "
+            f"`{name}(every=...)` must divide `steps`, but is {every} for "
             f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
         )
     return int(every)

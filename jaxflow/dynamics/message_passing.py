@@ -107,7 +107,7 @@ def message_passing(
     Focusing belief propagation, after Baldassi et al. (2016), "Unreasonable effectiveness
     of learning neural networks". This form, which keeps means and variances only and has
     an Onsager term in place of messages for each pair, was derived for this library. With
-    the patterns $x$ times their labels, an iteration is
+    the patterns $x$ times their labels, of mean square 1, an iteration is
 
     $$ \begin{aligned}
        \omega_{\mu k} &= \tfrac{1}{\sqrt n}\, m_k \cdot x_{\mu k} - v_k\, g_{\mu k}, \qquad
@@ -132,8 +132,10 @@ def message_passing(
     \gamma$ and $\tanh C = \tanh B \tanh \gamma$.
 
     The network at a time is the most probable one: $B$, with the norm of the sphere, or
-    its sign. Messages start at a hundredth of the network that is given. It can be batched
-    with `equinox.filter_vmap` over all arrays.
+    its sign. Messages start at a hundredth of the network that is given, and nothing else
+    is random. Patterns of another length, even each of its own, have variances to match,
+    and lead to the same network. It can be batched with `equinox.filter_vmap` over all
+    arrays.
 
     Args:
         loss: The patterns. Their robustness and gain play no part.
@@ -206,7 +208,7 @@ class _Iteration(eqx.Module):
     loss: Classification
     focusing: Focusing
     damping: Float[Array, ""]
-    beliefs: Callable[..., tuple[Array, Array]] = eqx.field(static=True)
+    beliefs: Callable[..., tuple[Array, Array, Array]] = eqx.field(static=True)
 
     def init(self, network: Committee) -> _State:
         (hidden, _), dtype = network.weights.shape, network.weights.dtype
@@ -223,7 +225,8 @@ class _Iteration(eqx.Module):
         n = state.mean.shape[1]
         fields = ft.partial(_fields, state.network, x)
         sizes = _fields(state.network, x**2, jnp.ones_like(state.mean)) / n**0.5
-        variances = state.variance[None] * sizes
+        # Inputs that are all zero pull at nothing, but must not divide by nothing.
+        variances = state.variance[None] * jnp.where(sizes > 0, sizes, 1)
         pull, slope = _pull(fields(state.mean) - variances * state.pull, variances)
         pull = self.damping * state.pull + (1 - self.damping) * pull
         [back] = jax.linear_transpose(fields, state.mean)(pull)
@@ -231,14 +234,14 @@ class _Iteration(eqx.Module):
         field = back + precision[:, None] * state.mean
         replicas, coupling = self.focusing.replicas[count], self.focusing.couplings[count]
         best, mean, variance = self.beliefs(field, replicas, coupling)
-        network = eqx.tree_at(lambda n: n.weights, state.network, best)
+        network = eqx.tree_at(lambda c: c.weights, state.network, best)
         variance = jnp.maximum(variance, 1e-4)
         return _State(network, state.time + 1, mean, variance, pull)
 
 
 def _fields(network, x, weights):
     """The fields of all patterns, linear in the weights."""
-    return jax.vmap(eqx.tree_at(lambda n: n.weights, network, weights).fields)(x)
+    return jax.vmap(eqx.tree_at(lambda c: c.weights, network, weights).fields)(x)
 
 
 def _pull(means, variances):
@@ -327,8 +330,7 @@ def _on_signs(field, replicas, coupling):
 
 def _atanh_product(a, b):
     r"""$\operatorname{atanh}(\tanh a \tanh b)$, also where tangents round to one."""
-    sizes = jnp.abs(a), jnp.abs(b)
-    near = jnp.minimum(*sizes)
-    far = jnp.maximum(*sizes)
+    near = jnp.minimum(jnp.abs(a), jnp.abs(b))
+    far = jnp.maximum(jnp.abs(a), jnp.abs(b))
     rest = jnp.log1p(jnp.exp(-2 * (far + near))) - jnp.log1p(jnp.exp(-2 * (far - near)))
     return jnp.sign(a) * jnp.sign(b) * (near + rest / 2)

@@ -121,7 +121,7 @@ def search(
             f"`{name}` must take at least one step, but {steps} are asked for."
         )
     until = _solved if stop else None
-    way = Way(steps, check_every(every, steps), until, meter)
+    way = Way(steps, check_every(every, steps, name), until, meter)
     observe = {"loss": value} if observe is None else dict(observe)
     return _search(step, network, way, observe)
 

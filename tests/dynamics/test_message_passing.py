@@ -294,6 +294,13 @@ def test_a_batch_is_its_members():
     assert batch.steps[1] == alone.steps
 
 
+def test_a_unit_may_see_nothing_of_a_pattern():
+    loss, network = drawn(jr.key(0), 3, 7, 8)
+    blank = jf.Classification(loss.x.at[0, :7].set(0), loss.y)
+    run = jf.message_passing(blank, network, SHORT, every=4)
+    assert run.status == jf.Status.CONVERGED
+
+
 def test_nan_is_not_solved():
     loss, network = drawn(jr.key(0), 1, 20, 12)
     broken = eqx.tree_at(lambda n: n.weights, network, jnp.full((1, 20), jnp.nan))
@@ -332,6 +339,12 @@ def test_patterns_of_other_lengths_are_refused():
     _, network = drawn(jr.key(0), 3, 4, 5)
     with pytest.raises(ValueError, match="must see 12 inputs"):
         jf.message_passing(jf.random_patterns(5, 13, key=jr.key(0)), network, SCOPING)
+
+
+def test_records_between_iterations_are_refused():
+    loss, network = drawn(jr.key(0), 3, 4, 5)
+    with pytest.raises(ValueError, match=r"`message_passing\(every=.* must divide"):
+        jf.message_passing(loss, network, SCOPING, every=7)
 
 
 @pytest.mark.parametrize("damping", [-0.1, 1.0, np.nan])
