@@ -21,6 +21,8 @@ EXPERIMENTS = {
     "coupling of trained denoisers, by depth, step size and optimiser",
     "ziyin-li-meng": "exact global minima with weight decay and noisy neurons, after "
     "Ziyin, Li & Meng (2022), and who finds them",
+    "baldassi-pittorino-zecchina": "wide flat minima of shallow networks, after Baldassi, "
+    "Pittorino & Zecchina (2020): who finds them, and replica theory",
 }
 
 

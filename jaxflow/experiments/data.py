@@ -1,8 +1,10 @@
 """Data: shipped with scikit-learn, from a paper, or from the user's file."""
 
 import difflib
+import gzip
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +100,88 @@ def load_samples(data: str) -> Samples:
     x = images.reshape(len(images), -1).astype(float)
     size = f"{len(x)} samples of {x.shape[1]} numbers, from {x.min():.3g} to {x.max():.3g}"
     return Samples(x, f"{name}: {size}")
+
+
+class Classes(NamedTuple):
+    """Patterns of signs in two classes.
+
+    Attributes:
+        x: Signs, and a constant one at the end, `(samples, in)`.
+        y: Classes, 1 or -1, `(samples,)`.
+        description: What they are and what was done to them, for people.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    description: str
+
+
+def load_classes(
+    data: str, *, labels: str | None = None, classes: tuple[str, str] | None = None
+) -> Classes:
+    """Two-class data by name or path, made binary: above a sample's median or not.
+
+    Args:
+        data: `digits`, the 1797 images of scikit-learn, even digits against odd ones; or
+            the path of a file of samples: `.npy`, `.npz`, `.csv`, or IDX (`.gz` or not).
+        labels: For a file, that of its labels, of the same formats.
+        classes: The labels to tell apart; by default the two that there are.
+
+    Raises:
+        ValueError: If there are no such data, they are not finite numbers, there is not one
+            label for each sample, or there are not two classes.
+    """
+    if data == "digits":
+        if labels is not None:
+            raise ValueError(f"`--labels` is for a file, but data is {data}.")
+        raw = _shipped("digits")
+        images, marks, name = raw["data"], raw["target"], "digits (scikit-learn)"
+        if classes is None:
+            words, marks, classes = "even against odd", marks % 2, ("0", "1")
+        else:
+            words = f"{classes[0]} against {classes[1]}"
+    else:
+        path = Path(data)
+        if not path.is_file() or labels is None or not Path(labels).is_file():
+            raise ValueError(
+                "`--data` must be 'digits', or the path of a file with `--labels` the path "
+                f"of one, but they are {data!r} and {labels!r}."
+            )
+        images, marks, name = _array(path), _read(Path(labels)).ravel(), path.name
+        kinds = np.unique(marks)
+        if classes is None and len(kinds) != 2:
+            raise ValueError(
+                f"`--classes` must name two labels, for {labels} has {len(kinds)}: "
+                f"{', '.join(map(str, kinds[:10]))}."
+            )
+        classes = classes or (str(kinds[0]), str(kinds[1]))
+        words = f"{classes[0]} against {classes[1]}"
+    x = images.reshape(len(images), -1).astype(float)
+    if marks.shape != (len(x),):
+        raise ValueError(
+            f"There must be a label for each of {len(x)} samples, but there are "
+            f"{marks.size}."
+        )
+    first, second = (marks == _label(one, marks) for one in classes)
+    if not first.any() or not second.any() or (first & second).any():
+        raise ValueError(
+            f"`--classes` must name two labels that there are, but names {classes}."
+        )
+    some = first | second
+    y = np.where(first, 1.0, -1.0)[some]
+    x = np.where(x > np.median(x, axis=1, keepdims=True), 1.0, -1.0)[some]
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    size = f"{len(x)} patterns of {x.shape[1]} signs, one constant, {words}"
+    return Classes(x, y, f"{name}: {size}")
+
+
+def _label(text: str, marks: np.ndarray) -> Any:
+    if marks.dtype.kind not in "biuf":
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"`--classes` must be numbers here, but are {text!r}.") from error
 
 
 def paper_data(problem: str = "linear") -> Data:
@@ -221,13 +305,7 @@ def _file(path: Path, target: str | None) -> Data:
 
 def _array(path: Path) -> np.ndarray:
     """An array of two or more samples of finite numbers."""
-    readers = {".npy": _binary, ".npz": _binary, ".csv": _rows}
-    if path.suffix not in readers:
-        raise ValueError(
-            f"{path} must be an array file, so end in {', '.join(readers)}, but ends in "
-            f"{path.suffix!r}. Save it with `numpy.save`."
-        )
-    images = readers[path.suffix](path)
+    images = _read(path)
     if images.dtype.kind not in "biuf":
         raise ValueError(f"{path} must hold real numbers, but holds {images.dtype}.")
     if images.ndim < 2 or len(images) < 2 or not images.size:
@@ -240,6 +318,35 @@ def _array(path: Path) -> np.ndarray:
             f"at index {tuple(bad[0])}. Drop or fill them."
         )
     return images
+
+
+def _read(path: Path) -> np.ndarray:
+    """Whatever array a file holds."""
+    readers = {".npy": _binary, ".npz": _binary, ".csv": _rows}
+    # As the files of MNIST and its kind are named: `train-images-idx3-ubyte.gz`.
+    idx = "idx" in path.name or path.suffix == ".gz"
+    if not idx and path.suffix not in readers:
+        raise ValueError(
+            f"{path} must be an array file, so end in {', '.join(readers)}, or be an IDX "
+            f"file, but ends in {path.suffix!r}. Save it with `numpy.save`."
+        )
+    return _idx(path) if idx else readers[path.suffix](path)
+
+
+def _idx(path: Path) -> np.ndarray:
+    """The format of MNIST: two zeros, a type, the number of axes, sizes, and numbers."""
+    types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        zero, kind, axes = int.from_bytes(raw[:2], "big"), raw[2], raw[3]
+        if zero or kind not in types:
+            raise ValueError("it starts with other bytes")
+        shape = np.frombuffer(raw, ">i4", axes, offset=4)
+        numbers = np.frombuffer(raw, types[kind], offset=4 + 4 * axes)
+        return numbers.reshape(shape)
+    except (ValueError, OSError, EOFError, IndexError, zlib.error) as error:
+        raise ValueError(f"{path} must be an IDX file, but {error}.") from error
 
 
 def _binary(path: Path) -> np.ndarray:

@@ -1,0 +1,546 @@
+r"""How wide the minima are that algorithms find in two-class problems, beside theory.
+
+Baldassi, Pittorino & Zecchina (2020): networks that store random patterns have a few very
+wide flat minima among many narrow ones. Minimisers of the cross-entropy are in them, and so
+are the solutions of algorithms that are made to find them. Replica theory and measurements
+share their axes.
+"""
+
+import concurrent.futures
+import functools as ft
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jaxflow as jf
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from .data import Classes
+
+PARTS = {
+    "binary": "binary perceptron: errors of ground states, and solutions around them",
+    "replicas": "entropy of replicas, by their number: signs and ReLU units",
+    "references": "around minimisers of the cross-entropy: theory and measurement",
+    "algorithms": "local energy and curvature, by algorithm",
+    "loads": "what is solved, by load",
+    "generalisation": "test error against local energy",
+    "parity": "committee and parity machine",
+}
+RADII = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+
+
+def run(
+    *,
+    only: tuple[str, ...] | None = None,
+    data: str = "digits",
+    labels: str | None = None,
+    classes: tuple[str, str] | None = None,
+    hidden: int = 5,
+    inputs: int = 205,
+    load: float = 0.6,
+    seeds: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    sweep: Callable[..., "xr.Dataset"] | None = None,
+    progress: Callable[[str], Any] = print,
+) -> "xr.DataTree":
+    """Wide flat minima of shallow networks: who finds them, and what theory says.
+
+    Args:
+        only: Some of `binary`, `replicas`, `references`, `algorithms`, `loads`,
+            `generalisation` and `parity`. By default all of them.
+        data: For the generalisation: `digits` (shipped with scikit-learn; even or odd), or
+            the path of a file of samples: `.npy`, `.npz`, `.csv`, or IDX (`.gz` or not).
+        labels: For a file, that of its labels, of the same formats.
+        classes: For a file, the two labels to tell apart, if there are more.
+        hidden: For the algorithms, units of the committee, an odd number.
+        inputs: Its inputs, a multiple of that.
+        load: Its patterns for each input.
+        seeds: Random problems, instead of 4 (8 for the references).
+        seed: Which random numbers.
+        quick: Fewer curves, algorithms and seeds: a look.
+        sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
+        progress: Told what is under way.
+
+    Returns:
+        A tree with a dataset for each part.
+
+    Raises:
+        ValueError: If an argument is out of range, or the data are not numbers with two
+            labels.
+    """
+    import jax
+    import xarray as xr
+
+    from .data import load_classes
+    from .sweeps import named
+
+    names = tuple(PARTS) if only is None else only
+    if wrong := [name for name in names if name not in PARTS]:
+        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1, but is {seeds}.")
+    if not load > 0 or int(load * inputs) < 1:
+        raise ValueError(
+            f"`load` must be positive, and give at least one pattern, but is {load} for "
+            f"{inputs} inputs."
+        )
+    jf.init.committee(hidden, inputs, key=jax.random.key(0))  # Whether there is one.
+    loaded = None
+    if "generalisation" in names:
+        loaded = load_classes(data, labels=labels, classes=classes)
+        progress(loaded.description)
+    sweep = named if sweep is None else sweep
+    key = jax.random.key(seed)
+    plan = _Plan(key, seeds, quick, sweep, loaded, hidden, inputs, load)
+
+    def part(name):
+        found = _PARTS[name](plan)
+        progress(f"done: {PARTS[name]}")
+        return found
+
+    pool = concurrent.futures.ThreadPoolExecutor(len(_PARTS))
+    try:
+        found = {name: pool.submit(part, name) for name in _PARTS if name in names}
+        branches = {name: found[name].result() for name in PARTS if name in names}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    tree = xr.DataTree.from_dict(branches)
+    tree.attrs["data"] = "" if loaded is None else loaded.description
+    return tree
+
+
+def headline(tree: "xr.DataTree") -> str:
+    """What theory predicts, in a few lines."""
+    del tree
+    return (
+        "Local energy: the share of patterns that noise of a radius on the weights makes "
+        "wrong.\nTheory: typical solutions are isolated; minimisers of the cross-entropy "
+        "of robustness 2 to 5 are nearly as wide as any can be;\nReLU units have wider "
+        "ones than signs."
+    )
+
+
+def summary(tree: "xr.DataTree") -> "pd.DataFrame":
+    """One row for each case: what was found, and how wide it is."""
+    import pandas as pd
+
+    rows = []
+    for name in tree.children:
+        rows += [
+            {"experiment": name, **row} for row in _ROWS[name](tree[name].to_dataset())
+        ]
+    return pd.DataFrame(rows).fillna("-")
+
+
+def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
+    """The figures, by name."""
+    # Not `pyplot`, which would keep the figures, and show them, by itself.
+    from matplotlib.figure import Figure
+
+    from . import plot_wide
+
+    drawn = {}
+    for name in tree.children:
+        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        plot_wide.PANELS[name](tree[name].to_dataset(), figure.subplots(1, 2))
+        title = f"Baldassi, Pittorino & Zecchina (2020): {PARTS[name]}"
+        if name == "generalisation":
+            title += f"\n{tree.attrs['data']}"
+        figure.suptitle(title, fontsize=10)
+        drawn[name] = figure
+    return drawn
+
+
+class _Plan(NamedTuple):
+    """What all parts share."""
+
+    key: Any
+    seeds: int | None
+    quick: bool
+    sweep: Callable[..., "xr.Dataset"]
+    data: "Classes | None"
+    hidden: int
+    inputs: int
+    load: float
+
+    def count(self, full: int) -> int:
+        """The number of seeds, if the whole experiment has `full`."""
+        return 2 if self.quick and self.seeds is None else self.seeds or full
+
+    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
+        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
+
+    def each(self, name: str, run, algorithms, **grid) -> "xr.Dataset":
+        """A sweep of its own for each algorithm, which is the first argument of `run`."""
+        import xarray as xr
+
+        def one(algorithm):
+            words = f"{name}, {algorithm}".replace(", ", "-").replace(" ", "-")
+            runs = self(words, ft.partial(run, algorithm), **grid)
+            return runs.expand_dims(algorithm=[algorithm])
+
+        # Each waits for a process that compiles.
+        with concurrent.futures.ThreadPoolExecutor(len(algorithms)) as pool:
+            return xr.concat(list(pool.map(one, algorithms)), "algorithm", data_vars="all")
+
+
+def _binary(plan: _Plan) -> "xr.Dataset":
+    """Theory of the binary perceptron."""
+    import numpy as np
+    import xarray as xr
+
+    theory = jf.theory.baldassi_pittorino_zecchina_2020
+    strengths = (1.0, 3.0) if plan.quick else (0.5, 1.0, 2.0, 3.0, 5.0)
+    loads = np.arange(0.1, 0.86, 0.25 if plan.quick else 0.05)
+    distances = np.geomspace(0.005, 0.3, 8 if plan.quick else 20)
+    kernel, options = theory.Perceptron(), {"weights": "binary"}
+    errors = [
+        [
+            float(theory.cross_entropy_minimiser(kernel, a, g, **options).error)
+            for a in loads
+        ]
+        for g in strengths
+    ]
+    around, names = [], ["typical", *(f"{g:g}" for g in strengths if g >= 1)]
+    for reference in names:
+        strength = None if reference == "typical" else float(reference)
+        curve = lambda a, s=strength: (
+            theory.franz_parisi(kernel, a, distances, strength=s, **options).entropy
+        )
+        around.append([np.asarray(curve(a)) for a in (0.4, 0.6)])
+    bound = -distances * np.log(distances) - (1 - distances) * np.log1p(-distances)
+    return xr.Dataset(
+        {
+            "error": (("strength", "load"), np.array(errors)),
+            "entropy": (("reference", "at", "distance"), np.array(around)),
+            "bound": ("distance", bound),
+        },
+        {"strength": list(strengths), "load": loads, "distance": distances}
+        | {"reference": np.array(names, object), "at": [0.4, 0.6]},
+    )
+
+
+def _replicas(plan: _Plan) -> "xr.Dataset":
+    """Theory of replicas, at one pattern for each weight."""
+    import numpy as np
+    import xarray as xr
+
+    theory = jf.theory.baldassi_pittorino_zecchina_2020
+    distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
+    numbers = (2, 20) if plan.quick else (2, 5, 20, 100)
+    kernels = {"signs": theory.SignUnits(), "ReLU": theory.ReLUUnits()}
+    curves = {
+        "typical": lambda k: theory.franz_parisi(k, 1.0, distances).normalised,
+        **{
+            f"{y} replicas": ft.partial(
+                lambda k, y: theory.replica_entropy(k, 1.0, distances, y).normalised, y=y
+            )
+            for y in numbers
+        },
+        "widest": lambda k: theory.widest_entropy(k, 1.0, distances),
+    }
+    found = [[np.asarray(f(k)) for f in curves.values()] for k in kernels.values()]
+    return xr.Dataset(
+        {"entropy": (("units", "curve", "distance"), np.array(found))},
+        {"units": np.array(list(kernels), object), "distance": distances}
+        | {"curve": np.array(list(curves), object)},
+    )
+
+
+def _references(plan: _Plan) -> "xr.Dataset":
+    """Theory, and descents of a perceptron to the minimum of its cross-entropy."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+    import optax
+    import xarray as xr
+
+    theory = jf.theory.baldassi_pittorino_zecchina_2020
+    kernel, inputs, steps = theory.Perceptron(), 301, 1_000 if plan.quick else 4_000
+    strengths = (1.0, 2.0) if plan.quick else (1.0, 2.0, 5.0)
+    distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
+    seen, radii = np.array([0.0125, 0.025, 0.05]), np.array(RADII)
+
+    def minimise(key, strength):
+        data, start = jr.split(key)
+        patterns = jf.random_patterns(inputs, inputs, key=data)
+        loss = jf.Classification(patterns.x, patterns.y, robustness=strength)
+        network = jf.init.committee(1, inputs, unit=None, key=start)
+        optimizer = optax.chain(optax.sgd(0.3 * inputs), jf.keep_norms())
+        options = {"optimizer": optimizer, "every": steps}
+        end = jf.gradient_descent(loss, network, steps, **options).network
+        # Errors, and not their rise: what theory speaks of.
+        energy = jf.local_energy(loss, end, radius=radii) + loss.errors(end)
+        volume = jf.local_entropy(loss, end, distance=seen)
+        return {
+            "energy": energy,
+            "entropy": jnp.where(volume.reliable, volume.entropy, jnp.nan),
+            "errors": loss.errors(end),
+        }
+
+    axes = {"strength": strengths}
+    runs = plan("references", minimise, seeds=plan.count(8), axes=axes)
+    runs = runs.rename(energy_0="radius", entropy_0="seen")
+    curve = lambda s: theory.franz_parisi(kernel, 1.0, distances, strength=s).normalised
+    exact = [np.asarray(curve(s)) for s in (None, *strengths)]
+    exact.append(np.asarray(theory.widest_entropy(kernel, 1.0, distances)))
+    names = np.array(["typical", *(f"{s:g}" for s in strengths), "widest"], object)
+    lines = [np.asarray(theory.local_energy(kernel, 1.0, s, radii)) for s in strengths]
+    theories = {
+        "exact_entropy": (("reference", "distance"), np.array(exact)),
+        "exact_energy": (("strength", "radius"), np.array(lines)),
+    }
+    coords = {"reference": names, "distance": distances, "radius": radii, "seen": seen}
+    return runs.merge(xr.Dataset(theories)).assign_coords(coords)
+
+
+def _algorithms(plan: _Plan) -> "xr.Dataset":
+    """All algorithms on the same random problems."""
+    import jax.numpy as jnp
+    import jax.random as jr
+
+    from . import searches
+
+    samples, radii = int(plan.load * plan.inputs), jnp.array(RADII)
+    hidden, inputs = plan.hidden, plan.inputs
+    names = searches.ALGORITHMS if plan.quick else searches.ALGORITHMS + searches.BASELINES
+
+    def search(algorithm, key):
+        data, start, way = jr.split(key, 3)
+        loss = jf.random_patterns(samples, inputs, key=data)
+        network = jf.init.committee(hidden, inputs, key=start)
+        options = {"key": way, "most": 1_000, "radii": radii}
+        return searches.measured(algorithm, loss, network, **options)
+
+    runs = plan.each("algorithms", search, names, seeds=plan.count(4))
+    size = {"hidden": hidden, "inputs": inputs, "load": plan.load}
+    runs = runs.rename(local_energy_0="radius").assign_coords(radius=list(RADII))
+    return runs.assign_attrs(size)
+
+
+def _loads(plan: _Plan) -> "xr.Dataset":
+    """Which algorithms solve how many problems, by load."""
+    import jax.random as jr
+
+    from . import searches
+
+    names = (searches.LEAST_ACTION, searches.SLOW, searches.FOCUSING)
+    names = names[2:] if plan.quick else names
+    hidden, inputs = plan.hidden, plan.inputs
+    loads = (1.0, 2.2) if plan.quick else (0.6, 1.0, 1.4, 1.8, 2.2)
+
+    def search(algorithm, key, load):
+        data, start, way = jr.split(key, 3)
+        loss = jf.random_patterns(int(load * inputs), inputs, key=data)
+        network = jf.init.committee(hidden, inputs, key=start)
+        run = searches.find(algorithm, loss, network, key=way, most=1_000)
+        return {"errors": loss.errors(run.network), "solved": loss.solved(run.network)}
+
+    return plan.each("loads", search, names, seeds=plan.count(4), loop={"load": loads})
+
+
+def _generalisation(plan: _Plan) -> "xr.Dataset":
+    """Committees whose units see all inputs, on problems that can be learned."""
+    import jax.numpy as jnp
+    import jax.random as jr
+
+    from . import searches
+
+    assert plan.data is not None
+    images, classes = jnp.asarray(plan.data.x), jnp.asarray(plan.data.y)
+    names = searches.ALGORITHMS[:-1]
+    problems = ("mixture",) if plan.quick else ("mixture", "teacher", "data")
+    hidden, inputs, samples, unseen = 9, 201, 300, 1_000
+    train = min(500, len(images) // 2)
+
+    def draw(problem, key):
+        """Patterns to learn, and others."""
+        if problem == "mixture":
+            shared, *keys = jr.split(key, 3)
+            make = ft.partial(jf.mixture_patterns, inputs=inputs, data_key=shared)
+            return tuple(
+                make(n, key=k) for n, k in zip((samples, unseen), keys, strict=True)
+            )
+        if problem == "teacher":
+            shared, *keys = jr.split(key, 3)
+            teacher = jf.init.committee(1, inputs, tree=False, unit=None, key=shared)
+            sizes = zip((samples, unseen), keys, strict=True)
+            return tuple(jf.teacher_patterns(n, teacher, inputs, key=k) for n, k in sizes)
+        order = jr.permutation(key, len(images))
+        parts = order[:train], order[train:]
+        return tuple(jf.Classification(images[p], classes[p]) for p in parts)
+
+    def search(algorithm, key, problem):
+        data, start, way = jr.split(key, 3)
+        loss, rest = draw(problem, data)
+        network = jf.init.committee(hidden, loss.x.shape[1], tree=False, key=start)
+        run = searches.find(algorithm, loss, network, key=way, most=400)
+        energy = jf.local_energy(loss, run.network, radius=jnp.asarray(0.2))
+        return {
+            "train": loss.errors(run.network),
+            "test": rest.errors(run.network),
+            "local_energy": energy,
+        }
+
+    loop = {"problem": problems}
+    return plan.each("generalisation", search, names, seeds=plan.count(4), loop=loop)
+
+
+def _parity(plan: _Plan) -> "xr.Dataset":
+    """The same patterns for a committee and a parity machine."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+    import xarray as xr
+
+    from . import searches
+
+    theory = jf.theory.baldassi_pittorino_zecchina_2020
+    hidden, inputs, load, radii = 3, 303, 0.5, jnp.array(RADII)
+    distances = np.linspace(0, 0.1, 41)
+
+    def search(key, algorithm, machine):
+        data, start, way = jr.split(key, 3)
+        loss = jf.random_patterns(int(load * inputs), inputs, key=data)
+        vote = {"committee": "sum", "parity": "product"}[machine]
+        network = jf.init.committee(hidden, inputs, vote=vote, key=start)
+        run = searches.find(algorithm, loss, network, key=way, most=1_000)
+        energy = jf.local_energy(loss, run.network, radius=radii)
+        return {"errors": loss.errors(run.network), "local_energy": energy}
+
+    loop = {"machine": ("committee", "parity")}
+    loop["algorithm"] = (searches.LEAST_ACTION, searches.ENTROPIC)
+    runs = plan("parity", search, seeds=plan.count(4), loop=loop)
+    some = distances[1:]
+    lines = [
+        theory.parity_entropy(hidden, load, some),
+        theory.franz_parisi(theory.SignUnits(), load, some).normalised,
+        theory.widest_entropy(theory.SignUnits(), load, some),
+    ]
+    names = ("parity, typical", "committee of many, typical", "committee of many, widest")
+    lines = xr.Dataset(
+        {"entropy": (("curve", "distance"), np.array([np.asarray(x) for x in lines]))},
+        {"curve": np.array(names, object), "distance": some},
+    )
+    runs = runs.rename(local_energy_0="radius").assign_coords(radius=list(RADII))
+    return runs.merge(lines)
+
+
+_PARTS = {  # Those that compile longest first.
+    "algorithms": _algorithms,
+    "generalisation": _generalisation,
+    "loads": _loads,
+    "binary": _binary,
+    "references": _references,
+    "replicas": _replicas,
+    "parity": _parity,
+}
+
+
+def _binary_rows(runs):
+    for strength in runs.strength.to_numpy():
+        errors = runs.error.sel(strength=strength)
+        yield {
+            "case": f"ground state, robustness {strength:g}",
+            "finding": f"errors {float(errors[0]):.1e} at load {float(runs.load[0]):.2g} "
+            f"to {float(errors[-1]):.2g} at {float(runs.load[-1]):.2g}",
+        }
+    near = runs.entropy.sel(distance=0.02, method="nearest")
+    for reference in runs.reference.to_numpy():
+        values = ", ".join(
+            f"{float(near.sel(reference=reference, at=a)):.4f} at load {a:g}"
+            for a in runs["at"].to_numpy()
+        )
+        at = float(near.distance)
+        yield {"case": f"around {reference}", "finding": f"entropy at {at:.3f}: {values}"}
+
+
+def _replicas_rows(runs):
+    near = runs.entropy.sel(distance=0.025, method="nearest")
+    for curve in runs.curve.to_numpy():
+        values = ", ".join(
+            f"{unit} {float(near.sel(curve=curve, units=unit)):.4f}"
+            for unit in runs.units.to_numpy()
+        )
+        at = float(near.distance)
+        yield {"case": curve, "finding": f"normalised entropy at {at:.3f}: {values}"}
+
+
+def _references_rows(runs):
+    for strength in runs.strength.to_numpy():
+        some = runs.sel(strength=strength).sel(radius=0.3)
+        mean, error = float(some.energy.mean()), float(some.energy.std())
+        error /= max(some.energy.size - 1, 1) ** 0.5
+        yield {
+            "case": f"perceptron, robustness {strength:g}",
+            "finding": f"errors at radius 0.3: theory {float(some.exact_energy):.5f}, "
+            f"measured {mean:.5f} +- {error:.5f}",
+        }
+
+
+def _algorithms_rows(runs):
+    for name in runs.algorithm.to_numpy():
+        some = runs.sel(algorithm=name)
+        solved = some.where(some.solved == 1)
+        mean = lambda what, some=solved: float(some[what].mean())
+        energy = solved.local_energy.mean("seed")
+        wide = ", ".join(f"{float(energy.sel(radius=r)):.4f} at {r:g}" for r in (0.2, 0.5))
+        yield {
+            "case": name,
+            "solved": f"{int(some.solved.sum())} of {some.solved.size}",
+            "finding": f"local energy {wide}; trace {mean('trace'):.3g}, "
+            f"sharpness {mean('sharpness'):.3g}",
+        }
+
+
+def _loads_rows(runs):
+    for name in runs.algorithm.to_numpy():
+        some = runs.sel(algorithm=name)
+        shares = some.solved.mean("seed")
+        told = ", ".join(
+            f"{float(shares.sel(load=a)):.0%} at {a:g}" for a in runs.load.to_numpy()
+        )
+        yield {"case": name, "solved": told, "finding": "share of problems, by load"}
+
+
+def _generalisation_rows(runs):
+    from scipy.stats import spearmanr
+
+    for problem in runs.problem.to_numpy():
+        some = runs.sel(problem=problem)
+        told = ", ".join(
+            f"{name} {float(some.test.sel(algorithm=name).mean()):.3f}"
+            for name in runs.algorithm.to_numpy()
+        )
+        pairs = some.local_energy.to_numpy().ravel(), some.test.to_numpy().ravel()
+        rank, _ = spearmanr(*pairs)
+        words = f"rank correlation with local energy {rank:.2f}"
+        yield {"case": problem, "finding": f"test error: {told}; {words}"}
+
+
+def _parity_rows(runs):
+    for machine in runs.machine.to_numpy():
+        for name in runs.algorithm.to_numpy():
+            some = runs.sel(machine=machine, algorithm=name)
+            energy = some.local_energy.where(some.errors == 0).mean("seed")
+            yield {
+                "case": f"{machine}, {name}",
+                "solved": f"{int((some.errors == 0).sum())} of {some.errors.size}",
+                "finding": f"local energy {float(energy.sel(radius=0.2)):.4f} at 0.2, "
+                f"{float(energy.sel(radius=0.5)):.4f} at 0.5",
+            }
+
+
+_ROWS = {
+    "binary": _binary_rows,
+    "replicas": _replicas_rows,
+    "references": _references_rows,
+    "algorithms": _algorithms_rows,
+    "loads": _loads_rows,
+    "generalisation": _generalisation_rows,
+    "parity": _parity_rows,
+}

@@ -1,0 +1,172 @@
+"""Figures of how wide minima are: a dataset in, two panels out."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .plot import _MARKERS, _colour
+
+DISTANCE = "distance $d = (1 - S)/2$"
+
+
+def binary(runs: xr.Dataset, axes: Any):
+    """Errors of ground states by load, and the entropy around references."""
+    errors, around = axes
+    for k, strength in enumerate(runs.strength.to_numpy()):
+        line = np.maximum(runs.error.sel(strength=strength), 1e-6)
+        errors.plot(
+            runs.load, line, color=_colour(k + 1), label=f"$\\gamma$ = {strength:g}"
+        )
+    errors.set(yscale="log", xlabel=r"load $\alpha$, patterns for each weight")
+    errors.set(ylabel="training error of the minimiser of cross-entropy")
+    for k, reference in enumerate(runs.reference.to_numpy()):
+        for at, style in zip(runs["at"].to_numpy(), ("-", "--"), strict=True):
+            line = runs.entropy.sel(reference=reference, at=at)
+            words = "typical" if reference == "typical" else f"$\\gamma$ = {reference}"
+            label = f"{words}, $\\alpha$ = {at:g}"
+            around.plot(runs.distance, line, color=_colour(k), ls=style, label=label)
+    around.plot(runs.distance, runs.bound, color="0.3", ls=":", label="all weights")
+    around.set(xscale="log", xlabel=DISTANCE, ylabel="entropy of solutions at a distance")
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def replicas(runs: xr.Dataset, axes: Any):
+    """Normalised entropies by distance, for signs and for ReLU units."""
+    lowest = float(runs.entropy.min())
+    for axis, units in zip(axes, runs.units.to_numpy(), strict=True):
+        for k, curve in enumerate(runs.curve.to_numpy()):
+            style = {"typical": ":", "widest": "--"}.get(curve, "-")
+            line = runs.entropy.sel(units=units, curve=curve)
+            axis.plot(runs.distance, line, color=_colour(k), ls=style, label=curve)
+        axis.set(xscale="log", xlabel=DISTANCE, ylim=(1.05 * lowest, 0.02))
+        axis.set(ylabel="entropy above that of all weights", title=f"{units}, many units")
+        axis.legend(fontsize=7)
+
+
+def references(runs: xr.Dataset, axes: Any):
+    """Theory as lines, and measurements as points with standard errors."""
+    volumes, energies = axes
+    strengths = [f"{s:g}" for s in runs.strength.to_numpy()]
+    for reference in runs.reference.to_numpy():
+        line = runs.exact_entropy.sel(reference=reference)
+        k = strengths.index(reference) + 1 if reference in strengths else 0
+        words = f"$\\gamma$ = {reference}" if k else reference
+        style = {"typical": ":", "widest": "--"}.get(reference, "-")
+        volumes.plot(runs.distance, line, color=_colour(k), ls=style, label=words)
+    for k, strength in enumerate(runs.strength.to_numpy(), start=1):
+        some = runs.sel(strength=strength)
+        label = f"$\\gamma$ = {strength:g}"
+        energies.plot(runs.radius, some.exact_energy, color=_colour(k), label=label)
+        for x, values, axis in (
+            (runs.seen, some.entropy, volumes),
+            (runs.radius, some.energy, energies),
+        ):
+            error = values.std("seed") / max(values.sizes["seed"] - 1, 1) ** 0.5
+            style = {"color": _colour(k), "ls": "", "marker": _MARKERS[k], "ms": 4}
+            axis.errorbar(x, values.mean("seed"), error, capsize=2, **style)
+    volumes.set(xscale="log", xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    _by_radius(runs.radius, energies)
+    energies.set(yscale="log", ylabel="errors with noise on the weights")
+    for axis in axes:
+        axis.set_title("lines: theory; points: 301 inputs and patterns", fontsize=9)
+        axis.legend(fontsize=7)
+
+
+def algorithms(runs: xr.Dataset, axes: Any):
+    """Local energy by radius, and trace and sharpness of the Hessian."""
+    profile, bends = axes
+    solved = runs.where(runs.solved == 1)
+    for k, name in enumerate(runs.algorithm.to_numpy()):
+        some = solved.sel(algorithm=name)
+        shape = _MARKERS[(k + k // len(_MARKERS)) % len(_MARKERS)]
+        style = {"color": _colour(k), "marker": shape, "ms": 4}
+        if k >= len(_MARKERS):
+            style |= {"mfc": "white"}
+        count = int(runs.solved.sel(algorithm=name).sum())
+        label = f"{name} ({count} of {runs.sizes['seed']})"
+        energy = some.local_energy
+        error = energy.std("seed") / max(count - 1, 1) ** 0.5
+        profile.errorbar(runs.radius, energy.mean("seed"), error, label=label, **style)
+        bends.plot(some.trace, some.sharpness, ls="", label=name, **style)
+    _by_radius(runs.radius, profile)
+    profile.set(ylabel="local energy (means of solved problems)")
+    bends.set(
+        xscale="log", yscale="log", xlabel="trace of the Hessian at $\\beta=\\gamma=2$"
+    )
+    bends.set(ylabel="its largest eigenvalue")
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def _by_radius(radii, axis):
+    axis.set(xscale="log", xlabel=r"radius $\epsilon$ of the noise")
+    axis.set_xticks(radii.to_numpy(), [f"{r:g}" for r in radii.to_numpy()])
+    axis.minorticks_off()
+
+
+def loads(runs: xr.Dataset, axes: Any):
+    """Which share of problems is solved, and how many errors are left."""
+    share, errors = axes
+    for k, name in enumerate(runs.algorithm.to_numpy()):
+        some = runs.sel(algorithm=name)
+        style = {"color": _colour(k), "marker": _MARKERS[k], "ms": 4, "label": name}
+        share.plot(runs.load, some.solved.mean("seed"), **style)
+        errors.plot(runs.load, some.errors.mean("seed"), **style)
+    share.set(ylabel="share of problems that are solved", ylim=(-0.03, 1.03))
+    errors.set(ylabel="errors at the end")
+    for axis in axes:
+        axis.set(xlabel=r"load $\alpha$, patterns for each weight")
+        axis.legend(fontsize=7)
+
+
+def generalisation(runs: xr.Dataset, axes: Any):
+    """Test error against local energy, and by algorithm."""
+    scatter, bars = axes
+    for k, name in enumerate(runs.algorithm.to_numpy()):
+        for marker, problem in zip(_MARKERS, runs.problem.to_numpy(), strict=False):
+            some = runs.sel(algorithm=name, problem=problem)
+            label = f"{name}, {problem}"
+            style = {"color": _colour(k), "marker": marker, "ms": 4, "ls": ""}
+            scatter.plot(some.local_energy, some.test, label=label, **style)
+    for marker, problem in zip(_MARKERS, runs.problem.to_numpy(), strict=False):
+        test = runs.test.sel(problem=problem)
+        middle, places = test.mean("seed"), np.arange(test.sizes["algorithm"])
+        spread = np.abs(np.stack([middle - test.min("seed"), test.max("seed") - middle]))
+        bars.errorbar(places, middle, spread, marker=marker, capsize=3, label=problem)
+    bars.set_xticks(places, runs.algorithm.to_numpy(), fontsize=8)
+    bars.set(ylabel="test error (means and ranges)", ylim=(0, None))
+    scatter.set(xlabel="local energy at radius 0.2", ylabel="test error")
+    for axis in axes:
+        axis.legend(fontsize=6)
+
+
+def parity(runs: xr.Dataset, axes: Any):
+    """Local energies of both machines, and the entropy around typical solutions."""
+    profile, cusp = axes
+    for k, name in enumerate(runs.algorithm.to_numpy()):
+        for machine, style in zip(runs.machine.to_numpy(), ("-", "--"), strict=True):
+            some = runs.sel(algorithm=name, machine=machine)
+            energy = some.local_energy.where(some.errors == 0).mean("seed")
+            label = f"{machine}, {name}"
+            profile.plot(runs.radius, energy, style, color=_colour(k + 1), label=label)
+    for k, curve in enumerate(runs.curve.to_numpy()):
+        line = runs.entropy.sel(curve=curve)
+        cusp.plot(runs.distance, line, color=_colour(k), label=curve)
+    _by_radius(runs.radius, profile)
+    profile.set(ylabel="local energy (means of solved problems)")
+    cusp.set(xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+PANELS = {
+    "binary": binary,
+    "replicas": replicas,
+    "references": references,
+    "algorithms": algorithms,
+    "loads": loads,
+    "generalisation": generalisation,
+    "parity": parity,
+}

@@ -1,0 +1,132 @@
+"""The algorithms that look for solutions of two-class problems, with their settings.
+
+Settings are those for which the reference outcomes of the tests were measured: they are
+not quoted from a paper.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+import jaxflow as jf
+
+# By name: in the order of how wide their minima are.
+LEAST_ACTION, ENTROPIC = "LAL", "entropic LAL"
+FAST, SLOW, FOCUSING, WHOLE = "CE fast", "CE slow", "fBP", "fBP, to the end"
+FREE, REPLICAS, ENTROPY_SGD = "CE, free norm", "CE, replicated", "entropy-SGD"
+ALGORITHMS = (LEAST_ACTION, ENTROPIC, FAST, SLOW, FOCUSING, WHOLE)
+BASELINES = (FREE, REPLICAS, ENTROPY_SGD)
+
+
+def find(
+    name: str, loss: jf.Classification, network: jf.Committee, *, key: Any, most: int
+) -> jf.Trajectory:
+    """Weights without a mistake, by an algorithm, in at most so many epochs.
+
+    Networks whose units see the same inputs need smaller steps, and stronger damping.
+    """
+    if name == LEAST_ACTION:
+        return _learn(loss, network, key, most, step_size=0.03)
+    if name == ENTROPIC:
+        calm = eqx.Partial(_fading, 0.5, 200.0)
+        return _learn(loss, network, key, most, step_size=0.01, noise=calm)
+    if name in (FOCUSING, WHOLE):
+        return _focus(loss, network, most, stop=name == FOCUSING)
+    return _descend(name, loss, network, key, most)
+
+
+def _learn(loss, network, key, most, **options):
+    quiet = {"observe": {"errors": jf.error_rate}, "every": 4}
+    return jf.least_action(loss, network, most - most % 4, key=key, **quiet, **options)
+
+
+def _fading(start, epochs, count):
+    return start * jnp.maximum(0, 1 - count / epochs)
+
+
+def _focus(loss, network, most, *, stop):
+    del most
+    couplings, repeats, damping, replicas = jnp.geomspace(0.1, 100, 60), 5, 0.5, 20.0
+    if not network.tree:
+        couplings, repeats, damping = jnp.geomspace(0.1, 10, 60), 20, 0.99
+        replicas = 10.0
+    focusing = jf.Focusing(replicas, jnp.repeat(couplings, repeats))
+    options = {"damping": damping, "every": repeats, "stop": stop}
+    observe = {"errors": jf.error_rate}
+    return jf.message_passing(loss, network, focusing, observe=observe, **options)
+
+
+def _descend(name, loss, network, key, most):
+    batch = max(loss.samples // 10, 1)
+    per, n = loss.samples // batch, network.weights.shape[1]
+    order, extra = jr.split(key)
+    start, growth, step = (1.0, 0.05, 1.0) if name == FAST else (0.5, 0.005, 0.3)
+    if not network.tree:
+        step *= 0.1 if name == FAST else 1 / 3
+    schedule = eqx.Partial(_growing, start, growth, per)
+    annealed = jf.Annealed(loss, gain=schedule, robustness=schedule)
+    optimizer = optax.chain(optax.sgd(step * n), jf.keep_norms())
+    if name == FREE:
+        # The norm, small at first, takes the place of the schedule.
+        annealed, optimizer = loss, optax.sgd(0.1 * n)
+        network = jax.tree.map(lambda w: 0.1 * w, network)
+    if name == REPLICAS:
+        keys = jr.split(extra, 5)
+        draw = lambda key: jf.init.committee(
+            len(network.weights), network.inputs, tree=network.tree, key=key
+        )
+        network = jax.vmap(draw)(keys)
+        coupling = eqx.Partial(_growing, 0.02 / step / n, 0.01, per)
+        annealed = jf.Annealed(jf.Replicated(annealed, 0.1), coupling=coupling)  # pyright: ignore
+    if name == ENTROPY_SGD:
+        options = {"inner_steps": 10, "inner_step_size": 0.1 * n, "memory": 0.75}
+        scope = 1 / n
+        langevin = jf.entropy_sgd(n, scope=scope, noise=0.01, key=extra, **options)
+        optimizer = optax.chain(langevin, jf.keep_norms())
+    options = {"batch_size": batch, "key": order, "until": jf.solved, "every": 2 * per}
+    options |= {"observe": {"errors": jf.error_rate}, "optimizer": optimizer}
+    run = jf.gradient_descent(annealed, network, (most - most % 2) * per, **options)
+    if name == REPLICAS:
+        middle = jf.centre(run.network)
+        run = eqx.tree_at(lambda r: r.network, run, middle)
+    return run
+
+
+def _growing(start, growth, per, count):
+    return start * jnp.power(1 + growth, jnp.floor(count / per))
+
+
+def measured(
+    name: str,
+    loss: jf.Classification,
+    network: jf.Committee,
+    *,
+    key: Any,
+    most: int,
+    radii: Any,
+) -> dict[str, Any]:
+    """What a run of an algorithm found, if it did, and how wide it is there."""
+    run = find(name, loss, network, key=key, most=most)
+    end = run.network
+    return {
+        "errors": loss.errors(end),
+        "taken": run.steps,
+        "solved": loss.solved(end),
+        "local_energy": jf.local_energy(loss, end, radius=radii),
+    } | curvature(loss, end)
+
+
+def curvature(loss: jf.Classification, network: jf.Committee) -> dict[str, Any]:
+    """Of the cross-entropy on the spheres, at one robustness and gain for all networks."""
+    at_two = jf.Classification(loss.x, loss.y, robustness=2.0, gain=2.0)
+    common = jf.Normalised(at_two)  # pyright: ignore
+    density = jf.spectral_density(common, network, matvecs=30, probes=24)
+    return {
+        "sharpness": jnp.max(density.values),
+        "trace": density.trace,
+        "frobenius": density.frobenius,
+    }
