@@ -24,6 +24,7 @@ number. What has no solution is `nan`.
 
 import abc
 import functools as ft
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -317,7 +318,7 @@ def _capacity_one_step(kernel):
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(-2, 5, 15), jnp.linspace(-2, 6, 17)), -1)
     starts = grid.reshape(-1, 2)
     start = starts[jnp.argmin(jax.vmap(log_load)(starts))]
-    point, slope = _stationary(jax.grad(log_load), start)
+    point, slope = _root(jax.grad(log_load), start)
     found = OneStep(jnp.exp(log_load(point)), sigmoid(point[0]), jnp.exp(point[1]))
     return jax.tree.map(lambda x: jnp.where(slope < 1e-9, x, jnp.nan), found)
 
@@ -346,7 +347,7 @@ class Minimiser(NamedTuple):
     Attributes:
         error: The fraction of patterns that they get wrong.
         energy: The mean cross-entropy $f_\gamma$ of a pattern.
-        overlap: $q$ of two minimisers; one for spherical weights.
+        overlap: $q$ of two minimisers for the same patterns; one for spherical weights.
         log_stiffness: $\ln \chi$ for spherical weights, where $\beta (1 - q) \to \chi$ as
             $\beta \to \infty$, and for binary ones $\ln \beta$ where they freeze.
         conjugate: $\hat q$ of binary weights; `nan` for spherical ones.
@@ -370,15 +371,25 @@ def cross_entropy_minimiser(
 
     Spherical weights: fields $z$ of variance one become
     $\lambda^\star(z) = \arg\min (\lambda - z)^2 / 2 \chi + f_\gamma(s \lambda)$ with
-    $\alpha \int Dz (\lambda^\star - z)^2 = \kappa'(1)$, and the error is $H(\chi s / 2)$.
+    $\alpha \int Dz\, (\lambda^\star - z)^2 = \kappa'(1)$, and the error is $H(\chi s / 2)$.
+
+    Binary weights: a stationary point of
+    $-\frac12 \hat q (1-q) + \int Dz \ln 2 \cosh(\sqrt{\hat q} z) + \alpha \int Dz \ln \int
+    Dx\, e^{-\beta f_\gamma(s \lambda)}$ with $\lambda = \sqrt{\kappa(q)}\, z +
+    \sqrt{1 - \kappa(q)}\, x$, at the $\beta$ at which the entropy of these weights is zero.
+
+    Args:
+        kernel: The device.
+        load: Patterns $\alpha$ for each weight.
+        strength: The robustness $\gamma$, for which weights of a free norm stand.
+        weights: Real on a sphere, or binary.
 
     Raises:
         ValueError: If load or strength are not positive, or units jump and the weights are
             spherical: then symmetric replicas have no such limit.
     """
-    _check_reference("cross_entropy_minimiser", kernel, load, strength, weights)
-    load, strength = _numbers(load, strength)
-    return _minimiser(kernel, load, strength, weights)
+    _check_minimiser("cross_entropy_minimiser", kernel, load, strength, weights)
+    return _minimiser(kernel, *_numbers(load, strength), weights)
 
 
 @eqx.filter_jit
@@ -388,21 +399,17 @@ def _minimiser(kernel, load, strength, weights):
         return _frozen(kernel, load, loss)
     nodes, density = _normal(801)
     log_chi = _log_stiffness(loss, load, kernel.slope)
-    chi = jnp.exp(log_chi)
     energy = density @ loss(nodes + _pull(loss, nodes, log_chi))
-    blank = jnp.full_like(chi, jnp.nan)
-    error = ndtr(-chi * loss.scale / 2)
-    return Minimiser(error, energy, jnp.ones_like(chi), log_chi, blank)
+    error = ndtr(-jnp.exp(log_chi) * loss.scale / 2)
+    return Minimiser(error, energy, jnp.ones_like(error), log_chi, jnp.nan * error)
 
 
 def _frozen(kernel, load, loss):
     """Where the entropy of weights drawn by cross-entropy is zero."""
 
     def energy(q, log_beta):
-        shared = kernel(q)
-        state = lambda z: _log_partition(
-            loss, jnp.sqrt(shared) * z, 1 - shared, jnp.exp(log_beta)
-        )
+        shared, beta = kernel(q), jnp.exp(log_beta)
+        state = lambda z: _log_partition(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
         return load * _mean(state, 101)
 
     def saddle(log_beta):
@@ -419,15 +426,13 @@ def _frozen(kernel, load, loss):
 
     log_beta = _bisect(deficit, -2.0, 20.0, 40)
     free = saddle(log_beta)
-    beta, shared = jnp.exp(log_beta), kernel(free.overlap)
-    mean_loss = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * beta)
-
-    def wrong(z):
-        nodes, log_weights = _tilted(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
-        return jnp.sum(jnp.where(nodes < 0, jnp.exp(log_weights-logsumexp(log_weights)), 0))
-
-    error = _mean(wrong, 101)
-    return Minimiser(error, mean_loss, free.overlap, log_beta, free.conjugate)
+    mean = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * jnp.exp(log_beta))
+    fields = _frozen_fields(kernel, free.overlap, loss, log_beta)
+    wrong = fields.shared[:, None] + fields.own < 0
+    error = jnp.sum(jnp.where(wrong, fields.weight, 0))
+    found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
+    there = jnp.abs(deficit(log_beta)) < 1e-6
+    return jax.tree.map(lambda x: jnp.where(there, x, jnp.nan), found)
 
 
 class _CrossEntropy(eqx.Module):
@@ -439,12 +444,13 @@ class _CrossEntropy(eqx.Module):
         return -log_sigmoid(x) / (2 * self.strength)
 
     def log_slope(self, field):
+        """The logarithm of minus its slope, which does not underflow."""
         x = 2 * self.strength * self.scale * field
         return jnp.log(self.scale) + log_sigmoid(-x)
 
 
 class _Probit(eqx.Module):
-    r"""$-\ln H(-\lambda / w)$."""
+    r"""$-\ln H(-\lambda / w)$, what a field costs weights around."""
 
     width: Scalar
 
@@ -457,19 +463,19 @@ class _Probit(eqx.Module):
         return density - log_ndtr(x) - jnp.log(self.width)
 
 
-def _log_stiffness(loss, load, total, width=0.0):
-    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2 = \kappa'$ for the pull $e$."""
+def _log_stiffness(loss, load, total, *, spread=1.0, width=0.0):
+    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$."""
     nodes, density = _normal(801)
 
     def excess(log_stiffness):
-        pull = _pull(loss, nodes, log_stiffness)
+        pull = _pull(loss, spread * nodes, log_stiffness)
         return load * density @ (pull * (1 + width * jnp.exp(-log_stiffness))) ** 2 - total
 
     return _bisect(excess, -20.0, 2000.0)
 
 
 def _pull(loss, field, log_stiffness):
-    r"""The $e > 0$ at which $e = \chi \cdot$ minus the slope of the loss at $z + e$."""
+    r"""The $e > 0$ at which $e = -\chi f'(z + e)$, where the field is pulled from $z$."""
     short = lambda e: jnp.log(e) - log_stiffness - loss.log_slope(field + e)
     return _bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
 
@@ -482,20 +488,51 @@ def _tilted(loss, mean, variance, strength, count=81):
     """
     fixed = jax.lax.stop_gradient
     centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
-    log_stiffness = jnp.log(strength) + 2 * jnp.log(spread)
-    top = fixed(centre + _pull(loss, centre, log_stiffness))
-    bend = fixed(jnp.exp(log_stiffness) * jax.grad(jax.grad(loss))(top))
-    narrow = 1 / jnp.sqrt(1 + bend)
+    log_stiffness = fixed(jnp.log(strength)) + 2 * jnp.log(spread)
+    top = centre + _pull(loss, centre, log_stiffness)
+    narrow = 1 / jnp.sqrt(1 + jnp.exp(log_stiffness) * jax.grad(jax.grad(loss))(top))
     reach = jnp.arcsinh(8.5 / narrow)
     steps = jnp.linspace(-1.0, 1.0, count) * reach
-    fields = top + spread * narrow * jnp.sinh(steps)
-    lengths = jnp.log(spread * narrow * jnp.cosh(steps) * 2 * reach / (count - 1))
+    fields = fixed(top + spread * narrow * jnp.sinh(steps))
+    gaps = spread * narrow * jnp.cosh(steps) * 2 * reach / (count - 1)
     normal = -((fields - mean) ** 2) / (2 * variance) - jnp.log(2 * np.pi * variance) / 2
-    return fields, lengths + normal - strength * loss(fields)
+    return fields, jnp.log(fixed(gaps)) + normal - strength * loss(fields)
 
 
 def _log_partition(loss, mean, variance, strength):
     return logsumexp(_tilted(loss, mean, variance, strength)[1])
+
+
+def local_energy(
+    kernel: AbstractKernel, load: ScalarLike, strength: ScalarLike, radius: ArrayLike
+) -> Array:
+    r"""The error of the spherical minimiser of cross-entropy after noise on its weights.
+
+    Noise of standard deviation $\epsilon$, the `radius`, on weights of mean square one: for
+    a perceptron $\int Dz\, H(\lambda^\star(z) / \epsilon)$, and for units, which have
+    overlap $S = (1 + \epsilon^2)^{-1/2}$ with what they were,
+    $$ \int Dz\, H\!\left(\frac{\kappa(S)\, z + \kappa'(S)\, S\, (\lambda^\star - z) /
+       \kappa'(1)}{\sqrt{1 - \kappa(S)^2}}\right). $$
+
+    Raises:
+        ValueError: If there is no minimiser, or a radius is not positive.
+    """
+    _check_minimiser("local_energy", kernel, load, strength, "spherical", radius=radius)
+    load, strength, radius = _numbers(load, strength, radius)
+    return _local_energy(kernel, load, strength, radius.ravel()).reshape(radius.shape)
+
+
+@eqx.filter_jit
+def _local_energy(kernel, load, strength, radii):
+    ground = _Ground(kernel, load, strength)
+
+    def error(radius):
+        overlap = 1 / jnp.sqrt(1 + radius**2)
+        shared, own, noise, rest = ground.spread(overlap, overlap, 1.0)
+        mean = shared * ground.fields.shared + own * ground.fields.own[:, 0]
+        return ground.fields.weight[:, 0] @ ndtr(-mean / jnp.sqrt(noise + rest))
+
+    return jax.vmap(error)(radii)
 
 
 class LocalEntropy(NamedTuple):
@@ -503,20 +540,21 @@ class LocalEntropy(NamedTuple):
 
     Attributes:
         entropy: The logarithm of their volume, or number, over $N$.
-        normalised: The same without what it is if there are no patterns, zero at most.
+        normalised: The same above what it is without patterns, which is
+            $\frac12 \ln(1 - S^2)$ or $-d \ln d - (1-d) \ln(1-d)$.
         overlap: $p$ of two of them.
-        cross: $t$ of one of them and another reference, for the same patterns, or for
+        cross: $t$ of one of them and another reference, for the same patterns; for
             spherical minimisers the limit of $(S - t) / (1 - q)$.
-        residual: The largest slope of the entropy in these, zero where they are found.
-        converged: Whether they are. Else all but `residual` are `nan`.
+        residual: By how much these are not stationary.
+        converged: Whether they are. Else all but the residual are `nan`.
     """
 
     entropy: Array
     normalised: Array
     overlap: Array
     cross: Array
-    residual: Array
-    converged: Array
+    residual: Float[Array, "..."]
+    converged: Bool[Array, "..."]
 
 
 def franz_parisi(
@@ -527,99 +565,439 @@ def franz_parisi(
     strength: ScalarLike | None = None,
     weights: Weights = "spherical",
 ) -> LocalEntropy:
-    r"""The entropy of solutions around one reference (Franz & Parisi, 1995).
+    r"""The entropy of solutions at a distance from a reference (Franz & Parisi, 1995).
+
+    A stationary point in $p$ and $t$ of the volume and
+    $$ \alpha \int Dz \left\langle \int Dy \ln H\!\left(-\frac{\kappa(t)\, \kappa(q)^{-1/2}
+       z + \frac{\kappa(S) - \kappa(t)}{1 - \kappa(q)} (\lambda - \sqrt{\kappa(q)} z) +
+       \sqrt v\, y}{\sqrt{1 - \kappa(p)}}\right) \right\rangle_{\lambda | z} $$
+    with $v = \kappa(p) - \kappa(t)^2 / \kappa(q) - (\kappa(S) - \kappa(t))^2 /
+    (1 - \kappa(q))$, over fields $\lambda$ of the reference, which are normal about
+    $\sqrt{\kappa(q)} z$ but positive for typical solutions, and weighted by
+    $e^{-\beta f_\gamma}$ for minimisers; for spherical ones $q \to 1$.
+
+    The volume is $\frac12 [\ln(1-p) + (p - s) / (1-p)]$ with
+    $s = [S^2 - t^2 - q (S-t)^2 / (1-q)] / (1-q)$ for spherical weights, and for binary ones
+    the stationary value of $-\frac12 \hat p (1-p) - \hat S S + \hat t t$ plus the mean of
+    $\ln 2 \cosh(\hat t \hat q^{-1/2} z_0 + (\hat p - \hat t^2 / \hat q)^{1/2} z_1 +
+    (\hat S - \hat t) W)$ over $W = \pm 1$ of probability $\propto e^{W \sqrt{\hat q} z_0}$.
+
+    Args:
+        kernel: The device.
+        load: Patterns $\alpha$ for each weight.
+        distance: $d = (1 - S) / 2$, any number of them.
+        strength: The reference is the minimiser of cross-entropy of this strength; a
+            typical solution if `None`.
+        weights: Real on a sphere, or binary.
 
     Raises:
         ValueError: If load or strength are not positive, a distance is not between 0 and
             1/2, or there is no such minimiser, see `cross_entropy_minimiser`.
     """
     _check("franz_parisi", weights=weights, load=load, distance=distance)
-    overlap = 1 - 2 * jnp.asarray(distance, float)
-    [load] = _numbers(load)
     if strength is not None:
-        _check_reference("franz_parisi", kernel, load, strength, weights)
+        _check_minimiser("franz_parisi", kernel, load, strength, weights)
         [strength] = _numbers(strength)
-    found = _franz_parisi(kernel, load, overlap.ravel(), strength, weights)
-    return jax.tree.map(lambda x: x.reshape(overlap.shape), found)
+    load, distance = _numbers(load, distance)
+    found = _franz_parisi(kernel, load, distance.ravel(), strength, weights)
+    return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
 
 @eqx.filter_jit
-def _franz_parisi(kernel, load, overlaps, strength, weights):
-    q = _gardner(kernel, load, jnp.zeros_like(load), weights).overlap
+def _franz_parisi(kernel, load, distances, strength, weights):
+    if weights == "spherical" and strength is not None:
+        return jax.vmap(_Ground(kernel, load, strength).around)(distances)
     if strength is None:
-        reference = _typical(kernel, q)
-        solve = lambda S: _around_typical(kernel, q, load, S, reference)
+        typical = _gardner(kernel, load, jnp.zeros_like(load), weights)
+        q, conjugate = typical.overlap, typical.conjugate
+        fields = _typical_fields(kernel, q)
     else:
+        frozen = _minimiser(kernel, load, strength, weights)
+        q, conjugate = frozen.overlap, frozen.conjugate
+        loss = _CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+        fields = _frozen_fields(kernel, q, loss, frozen.log_stiffness)
+    sample = _Sample(kernel, load, fields, q, conjugate)
+    solve = sample.around if weights == "spherical" else sample.around_binary
+    return jax.vmap(solve)(distances)
+
+
+class _Fields(eqx.Module):
+    """Fields of a reference: what replicas share, what is its own, and their weights."""
+
+    shared: Float[Array, " shared"]
+    own: Float[Array, "shared own"]
+    weight: Float[Array, "shared own"]
+
+    def energy(self, shared, own, noise, rest):
+        """The mean logarithm of the probability that a field nearby is positive."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+        mean = shared * self.shared[:, None] + own * self.own
+        # Where nothing is between them, rounding can be.
+        spread = jnp.sqrt(jnp.maximum(noise, 1e-16))
+
+        def shifted(y):
+            field = (mean + spread * y) / jnp.sqrt(rest)
+            return jnp.sum(self.weight * log_ndtr(field))
+
+        volumes = jax.vmap(shifted)(jnp.asarray(nodes))
+        return jnp.asarray(weights / weights.sum()) @ volumes
+
+
+def _typical_fields(kernel, q):
+    """Positive fields, by Gauss-Legendre nodes from where they begin."""
+    z, weight = _normal(101)
+    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(40))
+    shared, rest = kernel(q), 1 - kernel(q)
+    bound = jnp.sqrt(shared / rest) * z
+    start = jnp.maximum(-bound, -8.5)
+    reach = jnp.sqrt(jnp.maximum(start, 0) ** 2 + 8.5**2) - start
+    own = start[:, None] + reach[:, None] * (1 + nodes)[None] / 2
+    density = jnp.exp(-(own**2) / 2 - log_ndtr(bound)[:, None]) / np.sqrt(2 * np.pi)
+    measure = (weight * reach / 2)[:, None] * lengths[None]
+    return _Fields(jnp.sqrt(shared) * z, jnp.sqrt(rest) * own, density * measure)
+
+
+def _frozen_fields(kernel, q, loss, log_beta):
+    """Fields of weights drawn by cross-entropy."""
+    z, weight = _normal(101)
+    shared = jnp.sqrt(kernel(q)) * z
+    tilt = lambda mean: _tilted(loss, mean, 1 - kernel(q), jnp.exp(log_beta))
+    fields, log_weights = jax.vmap(tilt)(shared)
+    density = jax.nn.softmax(log_weights, axis=1)
+    return _Fields(shared, fields - shared[:, None], weight[:, None] * density)
+
+
+class _Ground(eqx.Module):
+    """The minimiser of cross-entropy of spherical weights, as a reference."""
+
+    kernel: AbstractKernel
+    load: Scalar
+    fields: _Fields
+
+    def __init__(self, kernel, load, strength):
         loss = _CrossEntropy(strength, jnp.asarray(kernel.scale, float))
         z, weight = _normal(801)
-        reference = _Reference(z, _pull(loss, z, _log_stiffness(loss, load, kernel.slope))[:,None], weight[:,None])
-        solve = lambda S: _around_ground(kernel, load, S, reference)
+        pull = _pull(loss, z, _log_stiffness(loss, load, kernel.slope))
+        self.kernel, self.load = kernel, load
+        self.fields = _Fields(z, pull[:, None], weight[:, None])
+
+    def spread(self, overlap, tilt, apart):
+        """What fields of weights at an overlap from it are made of."""
+        kernel, mean = self.kernel, self.kernel(overlap)
+        own = jax.grad(kernel)(overlap) * tilt / kernel.slope
+        return mean, own, kernel(apart) - mean**2, 1 - kernel(apart)
+
+    def around(self, distance):
+        S = 1 - 2 * distance
+        orders = lambda x: (S**2 + x[1] * (1 - S**2), S + x[0] * jnp.sqrt(1 - S**2))
+
+        def entropy(x):
+            p, tilt = orders(x)
+            volume = (jnp.log1p(-p) + (p - S**2 + (S - tilt) ** 2) / (1 - p)) / 2
+            return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
+
+        inside = lambda a: jnp.stack([a[0], sigmoid(a[1])])
+        slope = lambda a: jax.grad(entropy)(inside(a))
+        at, residual = _root(slope, jnp.array([-0.3, -1.5]))
+        free = jnp.log1p(-(S**2)) / 2
+        return _local(entropy(inside(at)), free, *orders(inside(at)), residual)
+
+
+class _Sample(eqx.Module):
+    r"""References of mutual overlap $q < 1$."""
+
+    kernel: AbstractKernel
+    load: Scalar
+    fields: _Fields
+    q: Scalar
+    conjugate: Scalar
+
+    def orders(self, S, x):
+        """All overlaps that there can be, of coordinates in (-1, 1) and (0, 1)."""
+        q = self.q
+        t = q * S + jnp.sqrt(q * (1 - q) * (1 - S**2)) * x[0]
+        least = t**2 / q + (S - t) ** 2 / (1 - q)
+        return least + x[1] * (1 - least), t
+
+    def energy(self, S, p, t):
+        shared, own, other, apart = map(self.kernel, (self.q, S, t, p))
+        rest = own - other
+        noise = apart - other**2 / shared - rest**2 / (1 - shared)
+        parts = other / shared, rest / (1 - shared), noise, 1 - apart
+        return self.load * self.fields.energy(*parts)
+
+    def solve(self, slope):
+        inside = lambda a: jnp.stack([jnp.tanh(a[0] / 2), sigmoid(a[1])])
+        at, residual = _root(lambda a: slope(inside(a)), jnp.array([0.5, -1.0]))
+        return inside(at), residual
+
+    def around(self, distance):
+        S, q = 1 - 2 * distance, self.q
+
+        def entropy(x):
+            p, t = self.orders(S, x)
+            s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
+            return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + self.energy(S, p, t)
+
+        x, residual = self.solve(jax.grad(entropy))
+        free = jnp.log1p(-(S**2)) / 2
+        return _local(entropy(x), free, *self.orders(S, x), residual)
+
+    def around_binary(self, distance):
+        S = 1 - 2 * distance
+
+        def volume(p, t):
+            """With its conjugates at what they are for these overlaps."""
+            slopes = jax.grad(self.energy, (1, 2))(S, p, t)
+            return self.binary(S, -2 * slopes[0], -slopes[1])
+
+        def gap(x):
+            p, t = self.orders(S, x)
+            _, new_p, new_t = volume(p, t)
+            return jnp.stack([new_p - p, new_t - t])
+
+        x, residual = self.solve(gap)
+        p, t = self.orders(S, x)
+        slopes = jax.grad(self.energy, (1, 2))(S, p, t)
+        log_count = volume(p, t)[0] + slopes[0] * (1 - p) - slopes[1] * t
+        free = _binary_entropy(distance)
+        return _local(log_count + self.energy(S, p, t), free, p, t, residual)
+
+    def binary(self, S, conjugate, cross):
+        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and the overlaps $p$ and $t$ there."""
+        root = jnp.sqrt(self.conjugate)
+        spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
+        z0, weight0 = _normal(401)
+        z1, weight1 = _normal(121)
+        weight = (2 * sigmoid(2 * root * z0) * weight0)[:, None] * weight1[None]
+
+        def field(along):
+            return (cross / root * z0)[:, None] + spread * z1[None] + along
+
+        mean = lambda function: jnp.sum(weight * function)
+        aim = lambda along: mean(jnp.tanh(field(along))) - S
+        along = jax.lax.stop_gradient(_bisect(aim, -100.0, 300.0, 50))
+        # One step of Newton's gives it derivatives.
+        value, slope = jax.value_and_grad(aim)(along)
+        along = along - value / jax.lax.stop_gradient(slope)
+        states = jnp.tanh(field(along))
+        t = mean(jnp.tanh(root * z0)[:, None] * states)
+        log_count = mean(_log_2_cosh(field(along))) - (along + cross) * S
+        return log_count, mean(states**2), t
+
+
+def _local(entropy, free, p, t, residual):
+    converged = residual < 1e-9
+    values = entropy, entropy - free, p, t
+    blank = (jnp.where(converged, x, jnp.nan) for x in values)
+    return LocalEntropy(*blank, residual, converged)
+
+
+def _binary_entropy(d):
+    return -d * jnp.log(d) - (1 - d) * jnp.log1p(-d)
+
+
+class Replicas(NamedTuple):
+    r"""Solutions that are at given distances from one another.
+
+    Attributes:
+        entropy: The logarithm of their number, or volume, over $N$ and the number $y$ of
+            replicas.
+        normalised: The same above what it is without patterns.
+        overlap: $q_0$ of two that belong to different groups.
+        residual: By how much it is not stationary.
+        converged: Whether it is. Else all but the residual are `nan`.
+    """
+
+    entropy: Array
+    normalised: Array
+    overlap: Array
+    residual: Float[Array, "..."]
+    converged: Bool[Array, "..."]
+
+
+def replica_entropy(
+    kernel: AbstractKernel,
+    load: ScalarLike,
+    distance: ArrayLike,
+    replicas: int,
+    *,
+    weights: Weights = "spherical",
+) -> Replicas:
+    r"""The entropy of $y$ solutions, each at the same distance from each.
+
+    A stationary point in $q_0$ of
+    $$ \frac12 \left[\ln(1-q_1) + \frac1y \ln\left(1 + \frac{y (q_1 - q_0)}{1 - q_1}\right)
+       + \frac{q_0}{1 - q_1 + y (q_1 - q_0)}\right] + \frac\alpha y \int Dt_0 \ln \int Dt_1
+       H^y\!\left(-\frac{\sqrt{\kappa(q_0)}\, t_0 + \sqrt{\kappa(q_1) - \kappa(q_0)}\,
+       t_1}{\sqrt{1 - \kappa(q_1)}}\right) $$
+    with $q_1 = 1 - 2 d$; for binary weights the first part is
+    $-\frac12 \hat q_1 (1-q_1) - \frac y2 (\hat q_1 q_1 - \hat q_0 q_0) + \frac1y \int Dz_0
+    \ln \int Dz_1 [2 \cosh(\sqrt{\hat q_0} z_0 + \sqrt{\hat q_1 - \hat q_0} z_1)]^y$.
+    The more replicas, the denser are the regions where they are.
+
+    Args:
+        kernel: The device.
+        load: Patterns $\alpha$ for each weight.
+        distance: $d = (1 - q_1) / 2$ of any two replicas, any number of distances.
+        replicas: How many, $y$.
+        weights: Real on a sphere, or binary.
+
+    Raises:
+        ValueError: If the load is not positive, a distance is not between 0 and 1/2, or
+            there is less than one replica.
+    """
+    given = {"load": load, "distance": distance, "replicas": replicas}
+    _check("replica_entropy", weights=weights, **given)
+    load, distance = _numbers(load, distance)
+    overlaps = 1 - 2 * distance.ravel()
+    if weights == "binary":
+        found = _binary_replicas(kernel, load, overlaps, int(replicas))
+    else:
+        found = _replicas(kernel, load, overlaps, *_numbers(replicas))
+    return jax.tree.map(lambda x: x.reshape(distance.shape), found)
+
+
+@eqx.filter_jit
+def _replicas(kernel, load, overlaps, replicas):
+    def volume(q0, q1):
+        whole = 1 - q1 + replicas * (q1 - q0)
+        groups = jnp.log(whole / (1 - q1)) / replicas
+        return (jnp.log1p(-q1) + groups + q0 / whole) / 2
+
+    def solve(q1):
+        entropy = lambda q0: volume(q0, q1) + _joint(kernel, load, q0, q1, replicas)
+        rise = lambda a: jax.grad(entropy)(q1 * sigmoid(a)) * q1
+        at = _bisect(rise, -15.0, 20.0)
+        q0 = q1 * sigmoid(at)
+        return _replica_result(entropy(q0), volume(jnp.zeros_like(q1), q1), q0, rise(at))
+
     return jax.vmap(solve)(overlaps)
 
 
-class _Reference(eqx.Module):
-    """Fields of a reference: what replicas share, what is its own, and their weights."""
+def _joint(kernel, load, q0, q1, replicas):
+    shared, group, rest = kernel(q0), kernel(q1) - kernel(q0), 1 - kernel(q1)
+    loss = _Probit(jnp.sqrt(rest))
+    state = lambda z: _log_partition(loss, jnp.sqrt(shared) * z, group, replicas)
+    return load / replicas * _mean(state, 101)
 
-    shared: Array
-    own: Array
-    weight: Array
 
-    def energy(self, shared, own, noise, rest):
-        """Mean logarithm of the volume of fields that are positive."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
-        mean = shared * self.shared[:, None] + own * self.own
-        volume = lambda y: self.weight * log_ndtr(
-            (mean + jnp.sqrt(noise) * y) / jnp.sqrt(rest)
+@eqx.filter_jit
+def _binary_replicas(kernel, load, overlaps, replicas):
+    count = np.arange(replicas + 1.0)
+    choices = [math.lgamma(n + 1) for n in (replicas, *count, *count[::-1])]
+    choices = choices[0] - np.sum(np.reshape(choices[1:], (2, -1)), 0)
+    choices, surplus = jnp.asarray(choices), jnp.asarray(replicas - 2 * count)
+    y = jnp.asarray(float(replicas))
+
+    def states(shared, group):
+        """Of $y$ weights in common fields, a sum over how many are negative."""
+        fixed = choices + surplus**2 * group / 2
+        mean = lambda z: logsumexp(fixed + surplus * jnp.sqrt(shared) * z)
+        return _mean(mean, 401) / y
+
+    def saddle(q1, shared):
+        """Its fields within a group, and the overlap of groups in them."""
+
+        def rising(a):
+            slope = jax.grad(states, 1)(shared, jnp.exp(a))
+            return slope - (1 - q1) / 2 - y * q1 / 2
+
+        group = jnp.exp(_bisect(rising, -30.0, 8.0, 45))
+        slopes = jax.grad(states, (0, 1))(shared, group)
+        return group, 2 / y * (slopes[1] - slopes[0])
+
+    def volume(q0, q1, shared, group):
+        overlaps = (shared + group) * (1 - q1 + y * q1) - y * shared * q0
+        return states(shared, group) - overlaps / 2
+
+    def solve(q1):
+        joint = lambda q0: _joint(kernel, load, q0, q1, y)
+        fields = lambda q0: -2 / y * jax.grad(joint)(q0)
+
+        def excess(a):
+            q0 = q1 * sigmoid(a)
+            return q0 - saddle(q1, fields(q0))[1]
+
+        at = _bisect(excess, -15.0, 15.0, 45)
+        q0 = q1 * sigmoid(at)
+        shared = fields(q0)
+        entropy = volume(q0, q1, shared, saddle(q1, shared)[0]) + joint(q0)
+        none = jnp.full_like(q1, 1e-30)
+        free = volume(0.0, q1, none, saddle(q1, none)[0])
+        return _replica_result(entropy, free, q0, excess(at))
+
+    return jax.vmap(solve)(overlaps)
+
+
+def _replica_result(entropy, free, q0, residual):
+    residual = jnp.abs(residual)
+    converged = (residual < 1e-8) & (q0 > 1e-6)
+    values = (jnp.where(converged, x, jnp.nan) for x in (entropy, entropy - free, q0))
+    return Replicas(*values, residual, converged)
+
+
+def widest_entropy(
+    kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
+) -> Array:
+    r"""The most solutions that there can be around any weights, normalised.
+
+    The limit $y \to \infty$ of `replica_entropy`, by the distance from their centre, of
+    spherical weights: with $q_1 = S^2$ a stationary point in $\delta$ of
+    $$ \frac{q_1}{2 (1 - q_1 + \delta)} + \alpha \int Dt\, \max_h \left[\ln H\!\left(
+       \frac{-h}{\sqrt{1 - \kappa(q_1)}}\right) - \frac{(h - \sqrt{\kappa(q_1)}\, t)^2}
+       {2 \kappa'(q_1)\, \delta}\right]. $$
+    The centre is the minimiser of the loss $-\ln H(-S h / \sqrt{1 - S^2})$, which is almost
+    cross-entropy of strength $S / \sqrt{1 - S^2}$.
+
+    Raises:
+        ValueError: If the load is not positive, or a distance not between 0 and 1/2.
+    """
+    _check("widest_entropy", load=load, distance=distance)
+    load, distance = _numbers(load, distance)
+    found = _widest(kernel, load, 1 - 2 * distance.ravel())
+    return found.reshape(distance.shape)
+
+
+@eqx.filter_jit
+def _widest(kernel, load, overlaps):
+    nodes, density = _normal(801)
+
+    def solve(overlap):
+        q = overlap**2
+        root, slope, loss = (
+            jnp.sqrt(kernel(q)),
+            jax.grad(kernel)(q),
+            _Probit(jnp.sqrt(1 - kernel(q))),
         )
-        volumes = jax.vmap(lambda y: jnp.sum(volume(y)))(jnp.asarray(nodes))
-        return jnp.asarray(weights / weights.sum()) @ volumes
+        log_stiffness = _log_stiffness(
+            loss, load, q * slope, spread=root, width=(1 - q) * slope
+        )
+        pull = _pull(loss, root * nodes, log_stiffness)
+        stiffness = jnp.exp(log_stiffness)
+        cost = density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
+        return q / (2 * (1 - q + stiffness / slope)) - load * cost
 
-NX, NZ = 40, 101
-
-def _typical(kernel, q):
-    z, weight = _normal(NZ)
-    nodes, lengths = np.polynomial.legendre.leggauss(NX)
-    shared, rest = kernel(q), 1 - kernel(q)
-    mass = ndtr(jnp.sqrt(shared / rest) * z)
-    share = (1 + jnp.asarray(nodes)) / 2
-    own = -ndtri(jnp.maximum(share[None] * mass[:, None], 1e-300))
-    return _Reference(jnp.sqrt(shared) * z, jnp.sqrt(rest) * own, weight[:, None]*jnp.asarray(lengths)[None]/2)
+    return jax.vmap(solve)(overlaps)
 
 
-def _around_typical(kernel, q, load, S, reference):
-    def order(x):
-        t = q * S + jnp.sqrt(q * (1 - q) * (1 - S**2)) * jnp.tanh(x[0]/2)
-        base = t**2 / q + (S - t) ** 2 / (1 - q)
-        return base + sigmoid(x[1]) * (1 - base), t
-    def energy(p, t):
-        shared, own, other, apart = map(kernel, (q, S, t, p))
-        noise = apart - other**2/shared - (own-other)**2/(1-shared)
-        return reference.energy(other/shared, (own-other)/(1-shared), noise, 1-apart)
-    def function(x):
-        p, t = order(x)
-        s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
-        return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + load * energy(p, t)
-    return _finish(function, jnp.array([.5,-1.]), order, S)
+def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
+    r"""The entropy around a typical solution of a tree parity machine, normalised.
 
-def _around_ground(kernel, load, S, reference):
-    def order(x):
-        return S**2 + sigmoid(x[1])*(1-S**2), S + x[0]*jnp.sqrt(1-S**2)
-    def energy(p, tau):
-        return reference.energy(kernel(S), jax.grad(kernel)(S)*tau/kernel.slope, kernel(p)-kernel(S)**2, 1-kernel(p))
-    def function(x):
-        p, tau = order(x)
-        s = 2 * S * tau - tau**2
-        return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + load * energy(p, tau)
-    return _finish(function, jnp.array([-.1,-3.]), order, S)
+    Its output is the product of `hidden` $= K \ge 2$ signs. Solutions have no overlap, so
+    it is $\alpha \ln \frac12 [1 + (1 - 2 \arccos(S) / \pi)^K]$, the logarithm of the
+    probability that two networks agree: a cusp at distance zero, of
+    $-2 \alpha K \sqrt d / \pi$, so that no typical solution is in a wide minimum.
 
-def _finish(function, start, order, S):
-    x, residual = _stationary(jax.grad(function), start)
-    p, t = order(x)
-    entropy = function(x)
-    ok = (residual < 1e-9) & jnp.all(x<25)
-    free = jnp.log1p(-S**2)/2
-    out = [jnp.where(ok, v, jnp.nan) for v in (entropy, entropy-free, p, t)]
-    return LocalEntropy(*out, residual, ok)
+    Raises:
+        ValueError: If there are less than two units, the load is not positive, or a
+            distance is not between 0 and 1/2.
+    """
+    _check("parity_entropy", load=load, distance=distance, signs=hidden)
+    load, distance = _numbers(load, distance)
+    # The angle of weights at this distance, which does not cancel near zero.
+    agree = 1 - 4 / np.pi * jnp.arcsin(jnp.sqrt(distance))
+    return load * jnp.log((1 + agree**hidden) / 2)
 
 
 def _mean(function: Callable[[Scalar], Scalar], count: int = 801) -> Scalar:
@@ -647,7 +1025,7 @@ def _bisect(rising: Callable[[Array], Array], low, high, count: int = 60) -> Arr
     return (low + high) / 2
 
 
-def _stationary(slope, start, *, steps=100):
+def _root(slope, start, *, steps=100):
     """Where a vector function is zero, by damped Newton steps, and what is left of it."""
     look = jax.jacfwd(lambda x: (slope(x),) * 2, has_aux=True)
 
@@ -696,7 +1074,10 @@ def _check(name, *, weights="spherical", **given):
                 f"`{name}(hidden=...)` must be odd, so that there is a majority, but is "
                 f"{value}."
             )
-        if key in ("load", "strength") and not np.all(value > 0):
+        if key in ("replicas", "signs") and not value >= (least := 1 + (key == "signs")):
+            key = "hidden" if key == "signs" else key
+            raise ValueError(f"`{name}({key}=...)` must be at least {least}, not {value}.")
+        if key in ("load", "strength", "radius") and not np.all(value > 0):
             raise ValueError(f"`{name}({key}=...)` must be positive, but is {value}.")
         if key == "distance" and not np.all((value > 0) & (value < 0.5)):
             raise ValueError(
@@ -705,8 +1086,8 @@ def _check(name, *, weights="spherical", **given):
             )
 
 
-def _check_reference(name, kernel, load, strength, weights):
-    _check(name, weights=weights, load=load, strength=strength)
+def _check_minimiser(name, kernel, load, strength, weights, **given):
+    _check(name, weights=weights, load=load, strength=strength, **given)
     if weights == "binary" or isinstance(kernel.slope, Tracer):
         return
     if not np.isfinite(kernel.slope):
