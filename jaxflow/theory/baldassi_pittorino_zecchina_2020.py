@@ -410,7 +410,7 @@ def _frozen(kernel, load, loss):
     def energy(q, log_beta):
         shared, beta = kernel(q), jnp.exp(log_beta)
         state = lambda z: _log_partition(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
-        return load * _mean(state, 101)
+        return load * _mean(state, 201)
 
     def saddle(log_beta):
         def rising(a):
@@ -424,15 +424,29 @@ def _frozen(kernel, load, loss):
         value, slope = jax.value_and_grad(energy, 1)(free.overlap, log_beta)
         return slope - value - free.entropy
 
-    log_beta = _bisect(deficit, -2.0, 20.0, 40)
+    log_beta = _bisect(deficit, -2.0, 80.0, 45)
     free = saddle(log_beta)
     mean = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * jnp.exp(log_beta))
-    fields = _frozen_fields(kernel, free.overlap, loss, log_beta)
-    wrong = fields.shared[:, None] + fields.own < 0
-    error = jnp.sum(jnp.where(wrong, fields.weight, 0))
+    error = _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta))
     found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
     there = jnp.abs(deficit(log_beta)) < 1e-6
     return jax.tree.map(lambda x: jnp.where(there, x, jnp.nan), found)
+
+
+def _frozen_error(shared, loss, beta):
+    """The probability of a negative field."""
+    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(100))
+    # Denser close to zero, where most of them are.
+    depths = (1 + nodes) / 2
+    fields, measure = -9.0 * depths**3, 27.0 * depths**2 * lengths / 2
+
+    def share(z):
+        mean, rest = jnp.sqrt(shared) * z, 1 - shared
+        normal = -((fields - mean) ** 2) / (2 * rest) - jnp.log(2 * np.pi * rest) / 2
+        total = _log_partition(loss, mean, rest, beta)
+        return measure @ jnp.exp(normal - beta * loss(fields) - total)
+
+    return _mean(share, 201)
 
 
 class _CrossEntropy(eqx.Module):
@@ -696,11 +710,10 @@ class _Ground(eqx.Module):
             volume = (jnp.log1p(-p) + (p - S**2 + (S - tilt) ** 2) / (1 - p)) / 2
             return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
 
-        inside = lambda a: jnp.stack([a[0], sigmoid(a[1])])
-        slope = lambda a: jax.grad(entropy)(inside(a))
-        at, residual = _root(slope, jnp.array([-0.3, -1.5]))
+        low, high = jnp.array([-jnp.inf, 0.0]), jnp.array([jnp.inf, 1.0])
+        x, residual = _root(_scaled(jax.grad(entropy)), jnp.array([-0.3, 0.2]), low, high)
         free = jnp.log1p(-(S**2)) / 2
-        return _local(entropy(inside(at)), free, *orders(inside(at)), residual)
+        return _local(entropy(x), free, *orders(x), residual)
 
 
 class _Sample(eqx.Module):
@@ -727,9 +740,8 @@ class _Sample(eqx.Module):
         return self.load * self.fields.energy(*parts)
 
     def solve(self, slope):
-        inside = lambda a: jnp.stack([jnp.tanh(a[0] / 2), sigmoid(a[1])])
-        at, residual = _root(lambda a: slope(inside(a)), jnp.array([0.5, -1.0]))
-        return inside(at), residual
+        low, high = jnp.array([-1.0, 0.0]), jnp.array([1.0, 1.0])
+        return _root(slope, jnp.array([0.2, 0.2]), low, high)
 
     def around(self, distance):
         S, q = 1 - 2 * distance, self.q
@@ -739,7 +751,7 @@ class _Sample(eqx.Module):
             s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
             return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + self.energy(S, p, t)
 
-        x, residual = self.solve(jax.grad(entropy))
+        x, residual = self.solve(_scaled(jax.grad(entropy)))
         free = jnp.log1p(-(S**2)) / 2
         return _local(entropy(x), free, *self.orders(S, x), residual)
 
@@ -767,23 +779,31 @@ class _Sample(eqx.Module):
         r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and the overlaps $p$ and $t$ there."""
         root = jnp.sqrt(self.conjugate)
         spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
-        z0, weight0 = _normal(401)
-        z1, weight1 = _normal(121)
-        weight = (2 * sigmoid(2 * root * z0) * weight0)[:, None] * weight1[None]
+        z0, weight0 = _around(jnp.zeros_like(root), root)
+        shared = cross / root * z0
+        weight = (1 + jnp.tanh(root * z0)) * weight0
 
-        def field(along):
-            return (cross / root * z0)[:, None] + spread * z1[None] + along
+        def mean(function, along):
+            def inner(shared):
+                nodes, measure = _around(-(shared + along) / spread, spread)
+                return measure @ function(shared + spread * nodes + along)
 
-        mean = lambda function: jnp.sum(weight * function)
-        aim = lambda along: mean(jnp.tanh(field(along))) - S
-        along = jax.lax.stop_gradient(_bisect(aim, -100.0, 300.0, 50))
+            return jax.vmap(inner)(shared)
+
+        aim = lambda along: weight @ mean(jnp.tanh, along) - S
+        along = jax.lax.stop_gradient(_bisect(aim, -1e3, 1e4, 50))
         # One step of Newton's gives it derivatives.
         value, slope = jax.value_and_grad(aim)(along)
         along = along - value / jax.lax.stop_gradient(slope)
-        states = jnp.tanh(field(along))
-        t = mean(jnp.tanh(root * z0)[:, None] * states)
-        log_count = mean(_log_2_cosh(field(along))) - (along + cross) * S
-        return log_count, mean(states**2), t
+        t = (weight * jnp.tanh(root * z0)) @ mean(jnp.tanh, along)
+        log_count = weight @ mean(_log_2_cosh, along) - (along + cross) * S
+        p = weight @ mean(lambda x: jnp.tanh(x) ** 2, along)
+        return log_count, p, t
+
+
+def _scaled(slope):
+    """Of order one where solutions come close to one another, and zero nowhere else."""
+    return lambda x: slope(x) * (1 - x[1]) ** jnp.arange(1.0, 3.0)
 
 
 def _local(entropy, free, p, t, residual):
@@ -1006,6 +1026,18 @@ def _mean(function: Callable[[Scalar], Scalar], count: int = 801) -> Scalar:
     return weights @ jax.vmap(function)(nodes)
 
 
+def _around(centre, steepness, count=121):
+    """Points and weights of a normal variable, for functions that are steep somewhere."""
+    fixed = jax.lax.stop_gradient
+    centre = fixed(jnp.clip(centre, -8.5, 8.5))
+    narrow = fixed(1 / jnp.sqrt(1 + steepness**2))
+    low, high = (jnp.arcsinh((end - centre) / narrow) for end in (-8.5, 8.5))
+    steps = low + (high - low) * jnp.linspace(0.0, 1.0, count)
+    nodes = centre + narrow * jnp.sinh(steps)
+    weights = jnp.cosh(steps) * jnp.exp(-(nodes**2) / 2)
+    return nodes, weights / jnp.sum(weights)
+
+
 def _normal(count):
     nodes = np.linspace(-8.5, 8.5, count)
     weights = np.exp(-(nodes**2) / 2)
@@ -1025,30 +1057,34 @@ def _bisect(rising: Callable[[Array], Array], low, high, count: int = 60) -> Arr
     return (low + high) / 2
 
 
-def _root(slope, start, *, steps=100):
-    """Where a vector function is zero, by damped Newton steps, and what is left of it."""
-    look = jax.jacfwd(lambda x: (slope(x),) * 2, has_aux=True)
+def _root(function, start, low=-np.inf, high=np.inf, *, steps=60):
+    """Where a vector function is zero in a box, and what is left of it.
+
+    By damped Newton steps, none of which goes more than nine tenths of the way out.
+    """
+    look = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)
 
     def step(state):
-        count, trial, point, (matrix, slopes), damping = state
+        count, trial, point, (matrix, values), damping = state
         seen = look(trial)
-        better = jnp.sum(seen[1] ** 2) < jnp.sum(slopes**2)
+        better = jnp.sum(seen[1] ** 2) < jnp.sum(values**2)
         choose = ft.partial(jax.tree.map, ft.partial(jnp.where, better))
-        point, seen = choose((trial, seen), (point, (matrix, slopes)))
+        point, seen = choose((trial, seen), (point, (matrix, values)))
         damping *= jnp.where(better, 0.1, 10)
         square = seen[0].T @ seen[0]
         ridge = damping * jnp.diag(jnp.diag(square))
         trial = point - jnp.linalg.solve(square + ridge, seen[0].T @ seen[1])
+        trial = jnp.clip(trial, point + 0.9 * (low - point), point + 0.9 * (high - point))
         return count + 1, trial, point, seen, damping
 
     def busy(state):
-        count, _, _, (_, slopes), damping = state
-        return (count < steps) & (damping < 1e9) & (jnp.max(jnp.abs(slopes)) > 1e-13)
+        count, _, _, (_, values), damping = state
+        return (count < steps) & (damping < 1e9) & (jnp.max(jnp.abs(values)) > 1e-13)
 
     unseen = jnp.eye(start.size), jnp.full_like(start, jnp.inf)
     state = 0, start, start, unseen, jnp.asarray(1e-2)
-    _, _, point, (_, slopes), _ = jax.lax.while_loop(busy, step, state)
-    return point, jnp.max(jnp.abs(slopes))
+    _, _, point, (_, values), _ = jax.lax.while_loop(busy, step, state)
+    return point, jnp.max(jnp.abs(values))
 
 
 def _log_2_cosh(x):
