@@ -1,5 +1,5 @@
-r"""Baldassi, Pittorino & Zecchina (2020), "Shaping the learning landscape in neural networks
-around wide flat minima" (PNAS 117, 161-170, arXiv 1905.07833).
+r"""Baldassi, Pittorino & Zecchina (2020), "Shaping the learning landscape in neural
+networks around wide flat minima" (PNAS 117, 161-170, arXiv 1905.07833).
 
 Setting: $\alpha N$ random patterns with random labels, stored without error by $N$ weights
 in the limit $N \to \infty$. The weights are real, with a fixed norm in each unit
@@ -26,7 +26,7 @@ import abc
 import functools as ft
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,10 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.nn import log_sigmoid, logsumexp, sigmoid
-from jax.scipy.special import betainc, log_ndtr, ndtr, ndtri
+from jax.scipy.special import betainc, log_ndtr, ndtr
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
-Weights = Literal["spherical", "binary"]
+# Of what is stationary, in units of order one.
+TOLERANCE = 1e-9
+# Of Newton's method, from each start.
+STEPS = 25
 
 
 class AbstractKernel(eqx.Module):
@@ -130,7 +133,7 @@ class SmoothUnits(AbstractKernel):
             before, now = now, (nodes * now - (k - 1) ** 0.5 * before) / k**0.5
             powers.append((values @ now) ** 2)
         variance = np.sum(powers)
-        if not variance > 0:
+        if not variance > 1e-12 * (values @ values):
             raise ValueError(
                 "`SmoothUnits(activation=...)` must vary, but its variance for normal "
                 f"inputs is {variance}. Pass a function of arrays, such as `jnp.tanh`."
@@ -139,11 +142,11 @@ class SmoothUnits(AbstractKernel):
         self.scale = jnp.asarray(variance**0.5)
 
     def __call__(self, overlap: ScalarLike) -> Scalar:
-        return overlap * jnp.polyval(self.powers[::-1], overlap)
+        return jnp.asarray(overlap * jnp.polyval(self.powers[::-1], overlap))
 
     @property
     def slope(self) -> Scalar:
-        return self.powers @ jnp.arange(1.0, self.powers.size + 1)
+        return jnp.sum(self.powers * jnp.arange(1.0, self.powers.size + 1))
 
 
 class Typical(NamedTuple):
@@ -165,7 +168,7 @@ def gardner(
     load: ScalarLike,
     *,
     margin: ScalarLike = 0.0,
-    weights: Weights = "spherical",
+    weights: str = "spherical",
 ) -> Typical:
     r"""Typical solutions, at which fields are at least `margin` $= \kappa_0$.
 
@@ -185,7 +188,8 @@ def gardner(
         ValueError: If the load is not positive, or the weights are neither.
     """
     _check("gardner", weights=weights, load=load)
-    return _gardner(kernel, *_numbers(load, margin), weights)
+    load, margin = _numbers(load, margin)
+    return _gardner(kernel, load, margin, weights)
 
 
 @eqx.filter_jit
@@ -196,8 +200,7 @@ def _gardner(kernel, load, margin, weights):
     free = _free(at, weights)
     entropy = free.entropy + load * _typical_energy(kernel, free.overlap, margin)
     found = Typical(free.overlap, entropy, free.conjugate)
-    there = jnp.abs(excess(at)) < 1e-6 * load
-    return jax.tree.map(lambda x: jnp.where(there, x, jnp.nan), found)
+    return _where(jnp.abs(excess(at)) < 1e-6 * load, found)
 
 
 class _Free(NamedTuple):
@@ -209,8 +212,8 @@ class _Free(NamedTuple):
     conjugate: Scalar
 
 
-# Of the logit of the overlap of spherical weights, the logarithm of the conjugate of others.
-_LIMITS = {"spherical": (-30.0, 25.0), "binary": (-30.0, 7.5)}
+# Of the logit of the overlap of spherical weights, or the logarithm of the conjugate.
+_LIMITS = {"spherical": (-30.0, 25.0), "binary": (-30.0, 15.0)}
 
 
 def _free(a, weights):
@@ -218,8 +221,9 @@ def _free(a, weights):
         q, rest = sigmoid(a), sigmoid(-a)
         return _Free(q, q / rest**2, (jnp.log(rest) + q / rest) / 2, jnp.nan * a)
     conjugate, root = jnp.exp(a), jnp.exp(a / 2)
-    q = _mean(lambda z: jnp.tanh(root * z) ** 2)
-    entropy = _mean(lambda z: _log_2_cosh(root * z)) - conjugate * (1 - q) / 2
+    z, weight = _around(jnp.zeros_like(root), root)
+    q = weight @ jnp.tanh(root * z) ** 2
+    entropy = weight @ _log_2_cosh(root * z) - conjugate * (1 - q) / 2
     return _Free(q, conjugate, entropy, conjugate)
 
 
@@ -235,7 +239,7 @@ def _load(kernel, free, margin):
 
 
 def capacity(
-    kernel: AbstractKernel, *, margin: ScalarLike = 0.0, weights: Weights = "spherical"
+    kernel: AbstractKernel, *, margin: ScalarLike = 0.0, weights: str = "spherical"
 ) -> Scalar:
     r"""The largest load with solutions.
 
@@ -318,9 +322,9 @@ def _capacity_one_step(kernel):
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(-2, 5, 15), jnp.linspace(-2, 6, 17)), -1)
     starts = grid.reshape(-1, 2)
     start = starts[jnp.argmin(jax.vmap(log_load)(starts))]
-    point, slope = _root(jax.grad(log_load), start)
+    point, slope = _root(jax.grad(log_load), start[None])
     found = OneStep(jnp.exp(log_load(point)), sigmoid(point[0]), jnp.exp(point[1]))
-    return jax.tree.map(lambda x: jnp.where(slope < 1e-9, x, jnp.nan), found)
+    return _where(slope < TOLERANCE, found)
 
 
 def committee_capacity(hidden: int) -> Scalar:
@@ -365,7 +369,7 @@ def cross_entropy_minimiser(
     load: ScalarLike,
     strength: ScalarLike,
     *,
-    weights: Weights = "spherical",
+    weights: str = "spherical",
 ) -> Minimiser:
     r"""The minimiser of cross-entropy of this `strength` $\gamma$, at fixed norm.
 
@@ -389,7 +393,8 @@ def cross_entropy_minimiser(
             spherical: then symmetric replicas have no such limit.
     """
     _check_minimiser("cross_entropy_minimiser", kernel, load, strength, weights)
-    return _minimiser(kernel, *_numbers(load, strength), weights)
+    load, strength = _numbers(load, strength)
+    return _minimiser(kernel, load, strength, weights)
 
 
 @eqx.filter_jit
@@ -424,13 +429,14 @@ def _frozen(kernel, load, loss):
         value, slope = jax.value_and_grad(energy, 1)(free.overlap, log_beta)
         return slope - value - free.entropy
 
-    log_beta = _bisect(deficit, -2.0, 80.0, 45)
+    # Large where fields are far from zero, so that the loss is exponentially small.
+    high = 10 + 3 * loss.strength * loss.scale * (1 + 1 / jnp.sqrt(load))
+    log_beta = _bisect(deficit, -2.0, high, 50)
     free = saddle(log_beta)
     mean = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * jnp.exp(log_beta))
     error = _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta))
     found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
-    there = jnp.abs(deficit(log_beta)) < 1e-6
-    return jax.tree.map(lambda x: jnp.where(there, x, jnp.nan), found)
+    return _where(jnp.abs(deficit(log_beta)) < 1e-6, found)
 
 
 def _frozen_error(shared, loss, beta):
@@ -477,7 +483,9 @@ class _Probit(eqx.Module):
         return density - log_ndtr(x) - jnp.log(self.width)
 
 
-def _log_stiffness(loss, load, total, *, spread=1.0, width=0.0):
+def _log_stiffness(
+    loss, load, total, *, spread: Array | float = 1.0, width: Array | float = 0.0
+):
     r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$."""
     nodes, density = _normal(801)
 
@@ -504,7 +512,8 @@ def _tilted(loss, mean, variance, strength, count=81):
     centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
     log_stiffness = fixed(jnp.log(strength)) + 2 * jnp.log(spread)
     top = centre + _pull(loss, centre, log_stiffness)
-    narrow = 1 / jnp.sqrt(1 + jnp.exp(log_stiffness) * jax.grad(jax.grad(loss))(top))
+    steep, change = jax.value_and_grad(loss.log_slope)(top)
+    narrow = 1 / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
     reach = jnp.arcsinh(8.5 / narrow)
     steps = jnp.linspace(-1.0, 1.0, count) * reach
     fields = fixed(top + spread * narrow * jnp.sinh(steps))
@@ -559,7 +568,7 @@ class LocalEntropy(NamedTuple):
         overlap: $p$ of two of them.
         cross: $t$ of one of them and another reference, for the same patterns; for
             spherical minimisers the limit of $(S - t) / (1 - q)$.
-        residual: By how much these are not stationary.
+        residual: By how much these are not stationary, infinite where none were found.
         converged: Whether they are. Else all but the residual are `nan`.
     """
 
@@ -577,7 +586,7 @@ def franz_parisi(
     distance: ArrayLike,
     *,
     strength: ScalarLike | None = None,
-    weights: Weights = "spherical",
+    weights: str = "spherical",
 ) -> LocalEntropy:
     r"""The entropy of solutions at a distance from a reference (Franz & Parisi, 1995).
 
@@ -711,7 +720,8 @@ class _Ground(eqx.Module):
             return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
 
         low, high = jnp.array([-jnp.inf, 0.0]), jnp.array([jnp.inf, 1.0])
-        x, residual = _root(_scaled(jax.grad(entropy)), jnp.array([-0.3, 0.2]), low, high)
+        starts = jnp.array([[-0.3, 0.2], [-1.0, 0.02]])
+        x, residual = _root(_scaled(jax.grad(entropy)), starts, low, high)
         free = jnp.log1p(-(S**2)) / 2
         return _local(entropy(x), free, *orders(x), residual)
 
@@ -741,7 +751,8 @@ class _Sample(eqx.Module):
 
     def solve(self, slope):
         low, high = jnp.array([-1.0, 0.0]), jnp.array([1.0, 1.0])
-        return _root(slope, jnp.array([0.2, 0.2]), low, high)
+        starts = jnp.array([[0.2, 0.2], [0.03, 0.003], [0.6, 0.5]])
+        return _root(slope, starts, low, high)
 
     def around(self, distance):
         S, q = 1 - 2 * distance, self.q
@@ -766,7 +777,7 @@ class _Sample(eqx.Module):
         def gap(x):
             p, t = self.orders(S, x)
             _, new_p, new_t = volume(p, t)
-            return jnp.stack([new_p - p, new_t - t])
+            return jnp.stack([new_p - p, new_t - t]) / distance
 
         x, residual = self.solve(gap)
         p, t = self.orders(S, x)
@@ -776,7 +787,7 @@ class _Sample(eqx.Module):
         return _local(log_count + self.energy(S, p, t), free, p, t, residual)
 
     def binary(self, S, conjugate, cross):
-        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and the overlaps $p$ and $t$ there."""
+        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and $p$ and $t$ there."""
         root = jnp.sqrt(self.conjugate)
         spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
         z0, weight0 = _around(jnp.zeros_like(root), root)
@@ -807,10 +818,14 @@ def _scaled(slope):
 
 
 def _local(entropy, free, p, t, residual):
-    converged = residual < 1e-9
-    values = entropy, entropy - free, p, t
-    blank = (jnp.where(converged, x, jnp.nan) for x in values)
-    return LocalEntropy(*blank, residual, converged)
+    converged = residual < TOLERANCE
+    values = _where(converged, (entropy, entropy - free, p, t))
+    return LocalEntropy(*values, residual, converged)
+
+
+def _where(condition, found):
+    """What is there, and `nan` where nothing is."""
+    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), found)
 
 
 def _binary_entropy(d):
@@ -842,7 +857,7 @@ def replica_entropy(
     distance: ArrayLike,
     replicas: int,
     *,
-    weights: Weights = "spherical",
+    weights: str = "spherical",
 ) -> Replicas:
     r"""The entropy of $y$ solutions, each at the same distance from each.
 
@@ -953,13 +968,11 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 def _replica_result(entropy, free, q0, residual):
     residual = jnp.abs(residual)
     converged = (residual < 1e-8) & (q0 > 1e-6)
-    values = (jnp.where(converged, x, jnp.nan) for x in (entropy, entropy - free, q0))
+    values = _where(converged, (entropy, entropy - free, q0))
     return Replicas(*values, residual, converged)
 
 
-def widest_entropy(
-    kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
-) -> Array:
+def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike) -> Array:
     r"""The most solutions that there can be around any weights, normalised.
 
     The limit $y \to \infty$ of `replica_entropy`, by the distance from their centre, of
@@ -998,7 +1011,9 @@ def _widest(kernel, load, overlaps):
         cost = density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
         return q / (2 * (1 - q + stiffness / slope)) - load * cost
 
-    return jax.vmap(solve)(overlaps)
+    # Beyond, fields far from all patterns would make up for wrong ones.
+    there = load < capacity(kernel)
+    return jnp.where(there, jax.vmap(solve)(overlaps), jnp.nan)
 
 
 def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
@@ -1057,34 +1072,41 @@ def _bisect(rising: Callable[[Array], Array], low, high, count: int = 60) -> Arr
     return (low + high) / 2
 
 
-def _root(function, start, low=-np.inf, high=np.inf, *, steps=60):
+def _root(function, starts, low: Array | float = -np.inf, high: Array | float = np.inf):
     """Where a vector function is zero in a box, and what is left of it.
 
-    By damped Newton steps, none of which goes more than nine tenths of the way out.
+    By damped Newton steps, none of which goes more than nine tenths of the way out, from
+    one start after the other.
     """
     look = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)
+    unseen = jnp.eye(starts.shape[1]), jnp.full_like(starts[0], jnp.inf)
+    size = lambda values: jnp.max(jnp.abs(values))
 
     def step(state):
-        count, trial, point, (matrix, values), damping = state
-        seen = look(trial)
-        better = jnp.sum(seen[1] ** 2) < jnp.sum(values**2)
-        choose = ft.partial(jax.tree.map, ft.partial(jnp.where, better))
-        point, seen = choose((trial, seen), (point, (matrix, values)))
+        count, trial, point, seen, damping = state
+        new = look(trial)
+        better = jnp.sum(new[1] ** 2) < jnp.sum(seen[1] ** 2)
+        point, seen = _choose(better, (trial, new), (point, seen))
         damping *= jnp.where(better, 0.1, 10)
         square = seen[0].T @ seen[0]
         ridge = damping * jnp.diag(jnp.diag(square))
         trial = point - jnp.linalg.solve(square + ridge, seen[0].T @ seen[1])
         trial = jnp.clip(trial, point + 0.9 * (low - point), point + 0.9 * (high - point))
-        return count + 1, trial, point, seen, damping
+        last = ((count + 1) % STEPS == 0) & ~(size(seen[1]) < TOLERANCE)
+        fresh = starts[(count + 1) // STEPS], point, unseen, jnp.asarray(1e-2)
+        return count + 1, *_choose(last, fresh, (trial, point, seen, damping))
 
     def busy(state):
-        count, _, _, (_, values), damping = state
-        return (count < steps) & (damping < 1e9) & (jnp.max(jnp.abs(values)) > 1e-13)
+        count, _, _, (_, values), _ = state
+        return (count < STEPS * len(starts)) & (size(values) > 1e-13)
 
-    unseen = jnp.eye(start.size), jnp.full_like(start, jnp.inf)
-    state = 0, start, start, unseen, jnp.asarray(1e-2)
+    state = 0, starts[0], starts[0], unseen, jnp.asarray(1e-2)
     _, _, point, (_, values), _ = jax.lax.while_loop(busy, step, state)
-    return point, jnp.max(jnp.abs(values))
+    return point, size(values)
+
+
+def _choose(condition, one, other):
+    return jax.tree.map(ft.partial(jnp.where, condition), one, other)
 
 
 def _log_2_cosh(x):
@@ -1117,8 +1139,8 @@ def _check(name, *, weights="spherical", **given):
             raise ValueError(f"`{name}({key}=...)` must be positive, but is {value}.")
         if key == "distance" and not np.all((value > 0) & (value < 0.5)):
             raise ValueError(
-                f"`{name}(distance=...)` must be between 0 and 1/2, where weights are equal "
-                f"or have no overlap, but is {value}."
+                f"`{name}(distance=...)` must be between 0 and 1/2, where weights are "
+                f"equal or have no overlap, but is {value}."
             )
 
 
@@ -1128,7 +1150,7 @@ def _check_minimiser(name, kernel, load, strength, weights, **given):
         return
     if not np.isfinite(kernel.slope):
         raise ValueError(
-            f"`{name}` with spherical weights needs a kernel of finite `slope`, but that of "
-            f"{kernel} is infinite: with symmetric replicas there is no minimiser of "
+            f"`{name}` with spherical weights needs a kernel of finite `slope`, but that "
+            f"of {kernel} is infinite: with symmetric replicas there is no minimiser of "
             "cross-entropy. Use smooth units, such as `SmoothUnits(jnp.tanh)`."
         )
