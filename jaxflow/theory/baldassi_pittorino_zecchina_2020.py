@@ -720,7 +720,7 @@ class _Ground(eqx.Module):
             return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
 
         low, high = jnp.array([-jnp.inf, 0.0]), jnp.array([jnp.inf, 1.0])
-        starts = jnp.array([[-0.3, 0.2], [-1.0, 0.02]])
+        starts = jnp.array([[-0.3, 0.2], [-1.0, 0.02], [-0.5, 0.8]])
         x, residual = _root(_scaled(jax.grad(entropy)), starts, low, high)
         free = jnp.log1p(-(S**2)) / 2
         return _local(entropy(x), free, *orders(x), residual)
@@ -819,8 +819,8 @@ def _scaled(slope):
 
 def _local(entropy, free, p, t, residual):
     converged = residual < TOLERANCE
-    values = _where(converged, (entropy, entropy - free, p, t))
-    return LocalEntropy(*values, residual, converged)
+    entropy, p, t = _where(converged, (entropy, p, t))
+    return LocalEntropy(entropy, entropy - free, p, t, residual, converged)
 
 
 def _where(condition, found):
@@ -968,8 +968,8 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 def _replica_result(entropy, free, q0, residual):
     residual = jnp.abs(residual)
     converged = (residual < 1e-8) & (q0 > 1e-6)
-    values = _where(converged, (entropy, entropy - free, q0))
-    return Replicas(*values, residual, converged)
+    entropy, q0 = _where(converged, (entropy, q0))
+    return Replicas(entropy, entropy - free, q0, residual, converged)
 
 
 def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike) -> Array:

@@ -277,8 +277,8 @@ def test_many_binary_replicas_are_stationary():
     """In integrals as they are written, on dense grids."""
     load, y, q1 = 0.6, 20, 0.93
     found = theory.replica_entropy(PERCEPTRON, load, (1 - q1) / 2, y, weights="binary")
-    z0, w0 = normal(401)
-    z1 = np.linspace(-10, 60, 8001)
+    z0, w0 = normal(161)
+    z1 = np.linspace(-10, 60, 2801)
     flat = np.log(z1[1] - z1[0]) - z1**2 / 2 - np.log(2 * np.pi) / 2
 
     def joint(q0):
@@ -302,7 +302,7 @@ def test_many_binary_replicas_are_stationary():
     group = minimize(lambda a: entropy(shared, np.exp(a[0])), [-1.0], tol=1e-10).x[0]
     close(found.entropy, entropy(shared, np.exp(group)), 1e-6)
     slope = entropy(shared + 1e-3, np.exp(group)) - entropy(shared - 1e-3, np.exp(group))
-    close(slope / 2e-3, 0, 1e-4)
+    close(slope / 2e-3, 0, 1e-3)
 
 
 def test_binary_minimisers_freeze(replica_reference):
@@ -363,7 +363,7 @@ def test_local_energies(replica_reference):
 
 
 def test_minimisers_are_those_of_descent():
-    """A hundred of them, of 300 weights, by L-BFGS on the sphere."""
+    """Twelve of them, of 300 weights, by L-BFGS on the sphere."""
     size, strength, radii = 300, 1.0, np.array([0.2, 0.5])
     rng = np.random.default_rng(1)
     errors, energies, local = [], [], []
@@ -419,7 +419,12 @@ def test_bad_input_is_refused_before_anything_is_compiled():
         (theory.committee_capacity, (-1,), {}, "odd"),
         (theory.franz_parisi, (PERCEPTRON, -1.0, 0.1), {}, "load"),
         (theory.franz_parisi, (PERCEPTRON, 1.0, 0.5), {}, "between 0 and 1/2"),
-        (theory.franz_parisi, (PERCEPTRON, 1.0, [0.1, 0.0]), {}, "between 0 and 1/2"),
+        (
+            theory.franz_parisi,
+            (PERCEPTRON, 1.0, np.array([0.1, 0.0])),
+            {},
+            "between 0 and 1/2",
+        ),
         (theory.franz_parisi, (PERCEPTRON, 1.0, 0.1), {"strength": 0.0}, "strength"),
         (theory.franz_parisi, (SIGN, 1.0, 0.1), {"strength": 1.0}, "finite `slope`"),
         (theory.cross_entropy_minimiser, (SIGN, 1.0, 1.0), {}, "finite `slope`"),
