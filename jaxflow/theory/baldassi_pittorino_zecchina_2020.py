@@ -18,8 +18,9 @@ independent implementation, and simulations. It is exact for spherical perceptro
 margin zero or more, and an approximation where there are many states: for spherical
 committees near their capacity, and for binary weights.
 
-Results are differentiable in nothing, and can be batched with `jax.vmap` in all that is a
-number. What has no solution is `nan`.
+What has no solution is `nan`. Everything can be batched with `jax.vmap` in its numbers, but
+is not differentiable. Use float64: entropies are then good to about $10^{-7}$, and to
+$10^{-4}$ of themselves where there are next to no solutions, so that $p \to 1$.
 """
 
 import abc
@@ -324,7 +325,8 @@ def _capacity_one_step(kernel):
     start = starts[jnp.argmin(jax.vmap(log_load)(starts))]
     point, slope = _root(jax.grad(log_load), start[None])
     found = OneStep(jnp.exp(log_load(point)), sigmoid(point[0]), jnp.exp(point[1]))
-    return _where(slope < TOLERANCE, found)
+    below = found.load < (1 - 1e-6) * capacity(kernel)
+    return _where((slope < TOLERANCE) & below, found)
 
 
 def committee_capacity(hidden: int) -> Scalar:
@@ -605,6 +607,9 @@ def franz_parisi(
     $\ln 2 \cosh(\hat t \hat q^{-1/2} z_0 + (\hat p - \hat t^2 / \hat q)^{1/2} z_1 +
     (\hat S - \hat t) W)$ over $W = \pm 1$ of probability $\propto e^{W \sqrt{\hat q} z_0}$.
 
+    There may be none: minimisers that make errors have no solutions close by, and typical
+    binary solutions may be isolated, where the entropy is negative.
+
     Args:
         kernel: The device.
         load: Patterns $\alpha$ for each weight.
@@ -869,7 +874,8 @@ def replica_entropy(
     with $q_1 = 1 - 2 d$; for binary weights the first part is
     $-\frac12 \hat q_1 (1-q_1) - \frac y2 (\hat q_1 q_1 - \hat q_0 q_0) + \frac1y \int Dz_0
     \ln \int Dz_1 [2 \cosh(\sqrt{\hat q_0} z_0 + \sqrt{\hat q_1 - \hat q_0} z_1)]^y$.
-    The more replicas, the denser are the regions where they are.
+    The more replicas, the denser are the regions where they are. There are none further
+    from one another than typical solutions are.
 
     Args:
         kernel: The device.
@@ -980,8 +986,10 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
     $$ \frac{q_1}{2 (1 - q_1 + \delta)} + \alpha \int Dt\, \max_h \left[\ln H\!\left(
        \frac{-h}{\sqrt{1 - \kappa(q_1)}}\right) - \frac{(h - \sqrt{\kappa(q_1)}\, t)^2}
        {2 \kappa'(q_1)\, \delta}\right]. $$
-    The centre is the minimiser of the loss $-\ln H(-S h / \sqrt{1 - S^2})$, which is almost
-    cross-entropy of strength $S / \sqrt{1 - S^2}$.
+    The best centre of a perceptron is the minimiser of the loss
+    $-\ln H(-S \lambda / \sqrt{1 - S^2})$, which is almost cross-entropy of strength
+    $S / \sqrt{1 - S^2}$. Above `capacity` it is `nan`. Binary weights are bounded by what
+    `replica_entropy` has without patterns.
 
     Raises:
         ValueError: If the load is not positive, or a distance not between 0 and 1/2.
@@ -998,20 +1006,16 @@ def _widest(kernel, load, overlaps):
 
     def solve(overlap):
         q = overlap**2
-        root, slope, loss = (
-            jnp.sqrt(kernel(q)),
-            jax.grad(kernel)(q),
-            _Probit(jnp.sqrt(1 - kernel(q))),
-        )
-        log_stiffness = _log_stiffness(
-            loss, load, q * slope, spread=root, width=(1 - q) * slope
-        )
+        root, slope = jnp.sqrt(kernel(q)), jax.grad(kernel)(q)
+        loss = _Probit(jnp.sqrt(1 - kernel(q)))
+        scales = {"spread": root, "width": (1 - q) * slope}
+        log_stiffness = _log_stiffness(loss, load, q * slope, **scales)
         pull = _pull(loss, root * nodes, log_stiffness)
         stiffness = jnp.exp(log_stiffness)
         cost = density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
         return q / (2 * (1 - q + stiffness / slope)) - load * cost
 
-    # Beyond, fields far from all patterns would make up for wrong ones.
+    # Beyond, there is a stationary point that stands for no solutions.
     there = load < capacity(kernel)
     return jnp.where(there, jax.vmap(solve)(overlaps), jnp.nan)
 
@@ -1028,7 +1032,12 @@ def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
         ValueError: If there are less than two units, the load is not positive, or a
             distance is not between 0 and 1/2.
     """
-    _check("parity_entropy", load=load, distance=distance, signs=hidden)
+    _check("parity_entropy", load=load, distance=distance)
+    if hidden < 2:
+        raise ValueError(
+            f"`parity_entropy(hidden=...)` must be at least 2, not {hidden}: for one unit "
+            "see `franz_parisi` of a `Perceptron`."
+        )
     load, distance = _numbers(load, distance)
     # The angle of weights at this distance, which does not cancel near zero.
     agree = 1 - 4 / np.pi * jnp.arcsin(jnp.sqrt(distance))
@@ -1132,9 +1141,8 @@ def _check(name, *, weights="spherical", **given):
                 f"`{name}(hidden=...)` must be odd, so that there is a majority, but is "
                 f"{value}."
             )
-        if key in ("replicas", "signs") and not value >= (least := 1 + (key == "signs")):
-            key = "hidden" if key == "signs" else key
-            raise ValueError(f"`{name}({key}=...)` must be at least {least}, not {value}.")
+        if key == "replicas" and not value >= 1:
+            raise ValueError(f"`{name}(replicas=...)` must be at least 1, not {value}.")
         if key in ("load", "strength", "radius") and not np.all(value > 0):
             raise ValueError(f"`{name}({key}=...)` must be positive, but is {value}.")
         if key == "distance" and not np.all((value > 0) & (value < 0.5)):

@@ -74,6 +74,8 @@ def test_broken_symmetry_lowers_the_capacity(replica_reference):
     close(found.overlap, known["q0"], 6e-7)
     close(found.break_point, known["mtilde"], 6e-5)
     assert found.load < theory.capacity(RELU)
+    # One cluster is all that there is.
+    assert np.isnan(theory.capacity_one_step(PERCEPTRON).load)
 
 
 def test_finite_committees_need_the_least_displacement(replica_reference):
@@ -100,6 +102,13 @@ def test_typical_spherical_solutions(replica_reference, name):
     close(found.overlap, [row["q"] for row in table.values()], 3e-6)
     close(found.entropy, [row["phi"] for row in table.values()], 6e-6)
     assert np.all(np.isnan(found.conjugate))
+
+
+def test_linear_units_are_a_perceptron():
+    linear = theory.SmoothUnits(lambda u: 3 * u)
+    one, other = (theory.gardner(kernel, 1.2) for kernel in (PERCEPTRON, linear))
+    close([one.overlap, one.entropy], [other.overlap, other.entropy], 1e-10)
+    close(theory.capacity(linear), 2, 1e-12)
 
 
 def test_typical_binary_solutions(replica_reference):
