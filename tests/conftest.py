@@ -60,6 +60,12 @@ def noisy_reference() -> dict:
     return _reference("ziyin_li_meng")
 
 
+@pytest.fixture(scope="session")
+def replica_reference() -> dict:
+    """The same, for Baldassi, Pittorino & Zecchina (2020)."""
+    return _reference("baldassi_pittorino_zecchina")
+
+
 def _reference(name):
     path = Path(__file__).parent / "data" / f"{name}.json"
     return json.loads(path.read_text())

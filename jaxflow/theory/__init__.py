@@ -1,6 +1,7 @@
 """What papers predict, one file a paper: closed forms, no simulation."""
 
 from . import (
+    baldassi_pittorino_zecchina_2020 as baldassi_pittorino_zecchina_2020,
     marion_chizat_2024 as marion_chizat_2024,
     mulayoff_michaeli_2020 as mulayoff_michaeli_2020,
     ziyin_li_meng_2022 as ziyin_li_meng_2022,
