@@ -188,6 +188,10 @@ class _Plan(NamedTuple):
             return xr.concat(list(pool.map(one, algorithms)), "algorithm", data_vars="all")
 
 
+def _kernel(name: str) -> Any:
+    return getattr(jf.theory.baldassi_pittorino_zecchina_2020, name)()
+
+
 def _binary(plan: _Plan) -> "xr.Dataset":
     """Theory of the binary perceptron."""
     import numpy as np
@@ -197,7 +201,7 @@ def _binary(plan: _Plan) -> "xr.Dataset":
     strengths = (1.0, 3.0) if plan.quick else (0.5, 1.0, 2.0, 3.0, 5.0)
     loads = np.arange(0.1, 0.86, 0.25 if plan.quick else 0.05)
     distances = np.geomspace(0.005, 0.3, 8 if plan.quick else 20)
-    kernel, options = theory.Perceptron(), {"weights": "binary"}
+    kernel, options = _kernel("Perceptron"), {"weights": "binary"}
     errors = [
         [
             float(theory.cross_entropy_minimiser(kernel, a, g, **options).error)
@@ -215,11 +219,11 @@ def _binary(plan: _Plan) -> "xr.Dataset":
     bound = -distances * np.log(distances) - (1 - distances) * np.log1p(-distances)
     return xr.Dataset(
         {
-            "error": (("strength", "load"), np.array(errors)),
+            "error": (("strength", "alpha"), np.array(errors)),
             "entropy": (("reference", "at", "distance"), np.array(around)),
             "bound": ("distance", bound),
         },
-        {"strength": list(strengths), "load": loads, "distance": distances}
+        {"strength": list(strengths), "alpha": loads, "distance": distances}
         | {"reference": np.array(names, object), "at": [0.4, 0.6]},
     )
 
@@ -232,7 +236,7 @@ def _replicas(plan: _Plan) -> "xr.Dataset":
     theory = jf.theory.baldassi_pittorino_zecchina_2020
     distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
     numbers = (2, 20) if plan.quick else (2, 5, 20, 100)
-    kernels = {"signs": theory.SignUnits(), "ReLU": theory.ReLUUnits()}
+    kernels = {"signs": _kernel("SignUnits"), "ReLU": _kernel("ReLUUnits")}
     curves = {
         "typical": lambda k: theory.franz_parisi(k, 1.0, distances).normalised,
         **{
@@ -260,7 +264,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
     import xarray as xr
 
     theory = jf.theory.baldassi_pittorino_zecchina_2020
-    kernel, inputs, steps = theory.Perceptron(), 301, 1_000 if plan.quick else 4_000
+    kernel, inputs, steps = _kernel("Perceptron"), 301, 1_000 if plan.quick else 4_000
     strengths = (1.0, 2.0) if plan.quick else (1.0, 2.0, 5.0)
     distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
     seen, radii = np.array([0.0125, 0.025, 0.05]), np.array(RADII)
@@ -333,14 +337,14 @@ def _loads(plan: _Plan) -> "xr.Dataset":
     hidden, inputs = plan.hidden, plan.inputs
     loads = (1.0, 2.2) if plan.quick else (0.6, 1.0, 1.4, 1.8, 2.2)
 
-    def search(algorithm, key, load):
+    def search(algorithm, key, alpha):
         data, start, way = jr.split(key, 3)
-        loss = jf.random_patterns(int(load * inputs), inputs, key=data)
+        loss = jf.random_patterns(int(alpha * inputs), inputs, key=data)
         network = jf.init.committee(hidden, inputs, key=start)
         run = searches.find(algorithm, loss, network, key=way, most=1_000)
         return {"errors": loss.errors(run.network), "solved": loss.solved(run.network)}
 
-    return plan.each("loads", search, names, seeds=plan.count(4), loop={"load": loads})
+    return plan.each("loads", search, names, seeds=plan.count(4), loop={"alpha": loads})
 
 
 def _generalisation(plan: _Plan) -> "xr.Dataset":
@@ -418,8 +422,8 @@ def _parity(plan: _Plan) -> "xr.Dataset":
     some = distances[1:]
     lines = [
         theory.parity_entropy(hidden, load, some),
-        theory.franz_parisi(theory.SignUnits(), load, some).normalised,
-        theory.widest_entropy(theory.SignUnits(), load, some),
+        theory.franz_parisi(_kernel("SignUnits"), load, some).normalised,
+        theory.widest_entropy(_kernel("SignUnits"), load, some),
     ]
     names = ("parity, typical", "committee of many, typical", "committee of many, widest")
     lines = xr.Dataset(
@@ -446,8 +450,8 @@ def _binary_rows(runs):
         errors = runs.error.sel(strength=strength)
         yield {
             "case": f"ground state, robustness {strength:g}",
-            "finding": f"errors {float(errors[0]):.1e} at load {float(runs.load[0]):.2g} "
-            f"to {float(errors[-1]):.2g} at {float(runs.load[-1]):.2g}",
+            "finding": f"errors {float(errors[0]):.1e} at load {float(runs.alpha[0]):.2g} "
+            f"to {float(errors[-1]):.2g} at {float(runs.alpha[-1]):.2g}",
         }
     near = runs.entropy.sel(distance=0.02, method="nearest")
     for reference in runs.reference.to_numpy():
@@ -502,7 +506,7 @@ def _loads_rows(runs):
         some = runs.sel(algorithm=name)
         shares = some.solved.mean("seed")
         told = ", ".join(
-            f"{float(shares.sel(load=a)):.0%} at {a:g}" for a in runs.load.to_numpy()
+            f"{float(shares.sel(alpha=a)):.0%} at {a:g}" for a in runs.alpha.to_numpy()
         )
         yield {"case": name, "solved": told, "finding": "share of problems, by load"}
 

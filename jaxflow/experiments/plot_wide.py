@@ -16,7 +16,7 @@ def binary(runs: xr.Dataset, axes: Any):
     for k, strength in enumerate(runs.strength.to_numpy()):
         line = np.maximum(runs.error.sel(strength=strength), 1e-6)
         errors.plot(
-            runs.load, line, color=_colour(k + 1), label=f"$\\gamma$ = {strength:g}"
+            runs.alpha, line, color=_colour(k + 1), label=f"$\\gamma$ = {strength:g}"
         )
     errors.set(yscale="log", xlabel=r"load $\alpha$, patterns for each weight")
     errors.set(ylabel="training error of the minimiser of cross-entropy")
@@ -112,8 +112,8 @@ def loads(runs: xr.Dataset, axes: Any):
     for k, name in enumerate(runs.algorithm.to_numpy()):
         some = runs.sel(algorithm=name)
         style = {"color": _colour(k), "marker": _MARKERS[k], "ms": 4, "label": name}
-        share.plot(runs.load, some.solved.mean("seed"), **style)
-        errors.plot(runs.load, some.errors.mean("seed"), **style)
+        share.plot(runs.alpha, some.solved.mean("seed"), **style)
+        errors.plot(runs.alpha, some.errors.mean("seed"), **style)
     share.set(ylabel="share of problems that are solved", ylim=(-0.03, 1.03))
     errors.set(ylabel="errors at the end")
     for axis in axes:
