@@ -32,7 +32,7 @@ def find(
     if name == LEAST_ACTION:
         return _learn(loss, network, key, most, step_size=0.03)
     if name == ENTROPIC:
-        calm = eqx.Partial(_fading, 0.5, 200.0)
+        calm = eqx.Partial(_fading, 0.5, 200)
         return _learn(loss, network, key, most, step_size=0.01, noise=calm)
     if name in (FOCUSING, WHOLE):
         return _focus(loss, network, most, stop=name == FOCUSING)
@@ -61,7 +61,7 @@ def _focus(loss, network, most, *, stop):
 
 
 def _descend(name, loss, network, key, most):
-    batch = max(loss.samples // 10, 1)
+    batch = max(loss.samples // 6, 1)
     per, n = loss.samples // batch, network.weights.shape[1]
     order, extra = jr.split(key)
     start, growth, step = (1.0, 0.05, 1.0) if name == FAST else (0.5, 0.005, 0.3)

@@ -1,10 +1,13 @@
 """Data by name or from a file, and files that hold none."""
 
+import gzip
+import struct
+
 import jax
 import numpy as np
 import pytest
 
-from jaxflow.experiments.data import load_data, load_samples
+from jaxflow.experiments.data import load_classes, load_data, load_samples
 
 
 @pytest.fixture
@@ -173,3 +176,69 @@ def test_files_that_hold_no_samples_are_refused(tmp_path, name, text, fact):
 def test_samples_that_do_not_exist_are_refused(data, fact):
     with pytest.raises(ValueError, match=fact):
         load_samples(data)
+
+
+def idx(path, array, kind, *, compress=False):
+    """An IDX file, written by hand."""
+    header = struct.pack(">HBB", 0, kind, array.ndim)
+    header += struct.pack(f">{array.ndim}i", *array.shape)
+    raw = header + array.tobytes()
+    path.write_bytes(gzip.compress(raw) if compress else raw)
+    return str(path)
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 255, (30, 4, 5)).astype("u1"), rng.integers(0, 3, 30).astype(
+        "u1"
+    )
+
+
+@pytest.mark.parametrize("kind", ["idx", "idx.gz", "npy"])
+def test_two_classes_come_from_image_files(tmp_path, images, kind):
+    x, marks = images
+    if kind == "npy":
+        paths = [str(tmp_path / f"{name}.npy") for name in ("x", "y")]
+        for path, array in zip(paths, images, strict=True):
+            np.save(path, array)
+    else:
+        zipped = kind.endswith("gz")
+        end = "-ubyte" + (".gz" if zipped else "")
+        paths = [
+            idx(tmp_path / f"{name}-idx{a.ndim}{end}", a, 8, compress=zipped)
+            for name, a in (("images", x), ("labels", marks))
+        ]
+    found = load_classes(paths[0], labels=paths[1], classes=("2", "0"))
+    some = marks != 1
+    flat = x.reshape(30, -1).astype(float)[some]
+    signs = np.where(flat > np.median(flat, axis=1, keepdims=True), 1.0, -1.0)
+    np.testing.assert_array_equal(found.x[:, :-1], signs)
+    assert np.all(found.x[:, -1] == 1)
+    np.testing.assert_array_equal(found.y, np.where(marks[some] == 2, 1.0, -1.0))
+    assert "2 against 0" in found.description
+
+
+def test_digits_are_even_or_odd():
+    found = load_classes("digits")
+    assert found.x.shape == (1797, 65)
+    assert 0.45 < np.mean(found.y == 1) < 0.55
+
+
+def test_two_classes_that_are_not_there_are_refused(tmp_path, images):
+    x, y = (str(tmp_path / f"{name}.npy") for name in ("x", "y"))
+    for path, array in zip((x, y), images, strict=True):
+        np.save(path, array)
+    for arguments, fact in (
+        ({"data": x}, "must be 'digits', or the path"),
+        ({"data": x, "labels": y}, "must name two labels, for .* has 3: 0, 1, 2"),
+        ({"data": x, "labels": y, "classes": ("0", "7")}, "two labels that there are"),
+        ({"data": x, "labels": y, "classes": ("0", "a")}, "must be numbers here"),
+        ({"data": x, "labels": x, "classes": ("0", "1")}, "label for each of 30 samples"),
+    ):
+        with pytest.raises(ValueError, match=fact):
+            load_classes(**arguments)
+    broken = tmp_path / "broken-idx3-ubyte"
+    broken.write_bytes(b"\x01\x02\x03")
+    with pytest.raises(ValueError, match="must be an IDX file"):
+        load_classes(str(broken), labels=y)
