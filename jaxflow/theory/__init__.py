@@ -1,4 +1,7 @@
-"""What papers predict, one file a paper: closed forms, no simulation."""
+"""What papers predict, one file a paper: closed forms, no simulation.
+
+The other files hold what `baldassi_pittorino_zecchina_2020` is computed with.
+"""
 
 from . import (
     baldassi_pittorino_zecchina_2020 as baldassi_pittorino_zecchina_2020,

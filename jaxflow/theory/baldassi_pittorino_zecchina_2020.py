@@ -23,10 +23,7 @@ is not differentiable. Use float64: entropies are then good to about $10^{-7}$, 
 $10^{-4}$ of themselves where there are next to no solutions, so that $p \to 1$.
 """
 
-import abc
-import functools as ft
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -34,120 +31,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.nn import log_sigmoid, logsumexp, sigmoid
+from jax.nn import logsumexp, sigmoid
 from jax.scipy.special import betainc, log_ndtr, ndtr
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
-# Of what is stationary, in units of order one.
-TOLERANCE = 1e-9
-# Of Newton's method, from each start.
-STEPS = 25
-
-
-class AbstractKernel(eqx.Module):
-    r"""What a device makes of overlaps: $\kappa(x) = K(x) / K(1)$.
-
-    $K(x)$ is the covariance of the outputs $g(u)$, $g(v)$ of two units whose fields have
-    variance one and correlation $x$. With infinitely many units, half of them counted
-    negative, the output is Gaussian, and the device is a perceptron of overlaps
-    $\kappa(x)$. The `scale` is $s = \sqrt{K(1)}$, the standard deviation of the output, and
-    the `slope` $\kappa'(1)$, infinite for units that jump.
-    """
-
-    scale: eqx.AbstractVar[ScalarLike]
-    slope: eqx.AbstractVar[ScalarLike]
-
-    @abc.abstractmethod
-    def __call__(self, overlap: ScalarLike) -> Scalar:
-        r"""$\kappa$ of an overlap."""
-
-
-class Perceptron(AbstractKernel):
-    r"""One unit: $\kappa(x) = x$."""
-
-    def __call__(self, overlap: ScalarLike) -> Scalar:
-        return jnp.asarray(overlap)
-
-    @property
-    def scale(self) -> float:
-        return 1.0
-
-    @property
-    def slope(self) -> float:
-        return 1.0
-
-
-class SignUnits(AbstractKernel):
-    r"""Infinitely many units with output $\pm 1$: $\kappa(x) = (2/\pi) \arcsin x$."""
-
-    def __call__(self, overlap: ScalarLike) -> Scalar:
-        return 2 / np.pi * jnp.arcsin(overlap)
-
-    @property
-    def scale(self) -> float:
-        return 1.0
-
-    @property
-    def slope(self) -> float:
-        return np.inf
-
-
-class ReLUUnits(AbstractKernel):
-    r"""Infinitely many rectified units.
-
-    $\kappa(x) = [\sqrt{1 - x^2} + x (\pi - \arccos x) - 1] / (\pi - 1)$.
-    """
-
-    def __call__(self, overlap: ScalarLike) -> Scalar:
-        turn = jnp.pi - jnp.arccos(overlap)
-        return (jnp.sqrt(1 - overlap**2) + overlap * turn - 1) / (np.pi - 1)
-
-    @property
-    def scale(self) -> float:
-        return ((np.pi - 1) / (2 * np.pi)) ** 0.5
-
-    @property
-    def slope(self) -> float:
-        return np.pi / (np.pi - 1)
-
-
-class SmoothUnits(AbstractKernel):
-    r"""Infinitely many units of any smooth activation $g$.
-
-    $K(x) = \sum_{k \ge 1} c_k^2 x^k$ with the coefficients of $g$ in normalised Hermite
-    polynomials. For $\tanh$ it is exact to rounding; units with a kink have their own
-    kernels.
-
-    Args:
-        activation: A function of arrays, such as `jnp.tanh`.
-    """
-
-    powers: Float[Array, " order"]
-    scale: Float[Array, ""]
-
-    def __init__(self, activation: Callable[[Array], Array], *, order: int = 100):
-        nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-        before, now = np.zeros(order), np.sqrt(weights / weights.sum())
-        values = np.asarray(activation(jnp.asarray(nodes))) * now
-        powers = []
-        for k in range(1, order):
-            before, now = now, (nodes * now - (k - 1) ** 0.5 * before) / k**0.5
-            powers.append((values @ now) ** 2)
-        variance = np.sum(powers)
-        if not variance > 1e-12 * (values @ values):
-            raise ValueError(
-                "`SmoothUnits(activation=...)` must vary, but its variance for normal "
-                f"inputs is {variance}. Pass a function of arrays, such as `jnp.tanh`."
-            )
-        self.powers = jnp.asarray(powers / variance)
-        self.scale = jnp.asarray(variance**0.5)
-
-    def __call__(self, overlap: ScalarLike) -> Scalar:
-        return jnp.asarray(overlap * jnp.polyval(self.powers[::-1], overlap))
-
-    @property
-    def slope(self) -> Scalar:
-        return jnp.sum(self.powers * jnp.arange(1.0, self.powers.size + 1))
+from . import costs, references, saddles
+from .overlap_kernels import (
+    AbstractKernel as AbstractKernel,
+    Perceptron as Perceptron,
+    ReLUUnits as ReLUUnits,
+    SignUnits as SignUnits,
+    SmoothUnits as SmoothUnits,
+)
+from .saddles import STEPS as STEPS, TOLERANCE as TOLERANCE
 
 
 class Typical(NamedTuple):
@@ -197,11 +93,11 @@ def gardner(
 def _gardner(kernel, load, margin, weights):
     """By the overlap at which the load is as given."""
     excess = lambda a: _load(kernel, _free(a, weights), margin) - load
-    at = _bisect(excess, *_LIMITS[weights])
+    at = saddles.bisect(excess, *_LIMITS[weights])
     free = _free(at, weights)
     entropy = free.entropy + load * _typical_energy(kernel, free.overlap, margin)
     found = Typical(free.overlap, entropy, free.conjugate)
-    return _where(jnp.abs(excess(at)) < 1e-6 * load, found)
+    return saddles.only(jnp.abs(excess(at)) < 1e-6 * load, found)
 
 
 class _Free(NamedTuple):
@@ -222,16 +118,16 @@ def _free(a, weights):
         q, rest = sigmoid(a), sigmoid(-a)
         return _Free(q, q / rest**2, (jnp.log(rest) + q / rest) / 2, jnp.nan * a)
     conjugate, root = jnp.exp(a), jnp.exp(a / 2)
-    z, weight = _around(jnp.zeros_like(root), root)
+    z, weight = saddles.around(jnp.zeros_like(root), root)
     q = weight @ jnp.tanh(root * z) ** 2
-    entropy = weight @ _log_2_cosh(root * z) - conjugate * (1 - q) / 2
+    entropy = weight @ saddles.log_2_cosh(root * z) - conjugate * (1 - q) / 2
     return _Free(q, conjugate, entropy, conjugate)
 
 
 def _typical_energy(kernel, q, margin):
     shared = kernel(q)
     field = lambda t: (jnp.sqrt(shared) * t - margin) / jnp.sqrt(1 - shared)
-    return _mean(lambda t: log_ndtr(field(t)))
+    return saddles.mean(lambda t: log_ndtr(field(t)))
 
 
 def _load(kernel, free, margin):
@@ -263,7 +159,7 @@ def _binary_capacity(kernel, margin):
         load = _load(kernel, free, margin)
         return -free.entropy - load * _typical_energy(kernel, free.overlap, margin)
 
-    at = _bisect(deficit, *_LIMITS["binary"])
+    at = saddles.bisect(deficit, *_LIMITS["binary"])
     return _load(kernel, _free(at, "binary"), margin)
 
 
@@ -318,15 +214,15 @@ def _capacity_one_step(kernel):
             return jnp.logaddexp(log_ndtr(x), spread + log_ndtr(-x / jnp.sqrt(wide)))
 
         volume = (jnp.log(open_) + ratio * q / open_) / 2
-        return jnp.log(volume) - jnp.log(-_mean(log_volume))
+        return jnp.log(volume) - jnp.log(-saddles.mean(log_volume))
 
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(-2, 5, 15), jnp.linspace(-2, 6, 17)), -1)
     starts = grid.reshape(-1, 2)
     start = starts[jnp.argmin(jax.vmap(log_load)(starts))]
-    point, slope = _root(jax.grad(log_load), start[None])
+    point, slope = saddles.root(jax.grad(log_load), start[None])
     found = OneStep(jnp.exp(log_load(point)), sigmoid(point[0]), jnp.exp(point[1]))
     below = found.load < (1 - 1e-6) * capacity(kernel)
-    return _where((slope < TOLERANCE) & below, found)
+    return saddles.only((slope < TOLERANCE) & below, found)
 
 
 def committee_capacity(hidden: int) -> Scalar:
@@ -341,7 +237,7 @@ def committee_capacity(hidden: int) -> Scalar:
     """
     _check("committee_capacity", hidden=hidden)
     half = (hidden - 1) // 2
-    nodes, weights = _normal(801)
+    nodes, weights = saddles.normal(801)
     few = betainc(half, half + 1.0, ndtr(-nodes)) if half else jnp.ones_like(nodes)
     square = jnp.where(nodes > 0, nodes**2, 0)
     return 1 / (hidden * weights @ (few * square))
@@ -401,12 +297,12 @@ def cross_entropy_minimiser(
 
 @eqx.filter_jit
 def _minimiser(kernel, load, strength, weights):
-    loss = _CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+    loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
     if weights == "binary":
         return _frozen(kernel, load, loss)
-    nodes, density = _normal(801)
-    log_chi = _log_stiffness(loss, load, kernel.slope)
-    energy = density @ loss(nodes + _pull(loss, nodes, log_chi))
+    nodes, density = saddles.normal(801)
+    log_chi = costs.log_stiffness(loss, load, kernel.slope)
+    energy = density @ loss(nodes + costs.pull(loss, nodes, log_chi))
     error = ndtr(-jnp.exp(log_chi) * loss.scale / 2)
     return Minimiser(error, energy, jnp.ones_like(error), log_chi, jnp.nan * error)
 
@@ -416,15 +312,15 @@ def _frozen(kernel, load, loss):
 
     def energy(q, log_beta):
         shared, beta = kernel(q), jnp.exp(log_beta)
-        state = lambda z: _log_partition(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
-        return load * _mean(state, 201)
+        state = lambda z: costs.log_partition(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
+        return load * saddles.mean(state, 201)
 
     def saddle(log_beta):
         def rising(a):
             free = _free(a, "binary")
             return free.force / 2 + jax.grad(energy)(free.overlap, log_beta)
 
-        return _free(_bisect(rising, *_LIMITS["binary"], 40), "binary")
+        return _free(saddles.bisect(rising, *_LIMITS["binary"], 40), "binary")
 
     def deficit(log_beta):
         free = saddle(log_beta)
@@ -433,12 +329,12 @@ def _frozen(kernel, load, loss):
 
     # Large where fields are far from zero, so that the loss is exponentially small.
     high = 10 + 3 * loss.strength * loss.scale * (1 + 1 / jnp.sqrt(load))
-    log_beta = _bisect(deficit, -2.0, high, 50)
+    log_beta = saddles.bisect(deficit, -2.0, high, 50)
     free = saddle(log_beta)
     mean = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * jnp.exp(log_beta))
     error = _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta))
     found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
-    return _where(jnp.abs(deficit(log_beta)) < 1e-6, found)
+    return saddles.only(jnp.abs(deficit(log_beta)) < 1e-6, found)
 
 
 def _frozen_error(shared, loss, beta):
@@ -451,81 +347,10 @@ def _frozen_error(shared, loss, beta):
     def share(z):
         mean, rest = jnp.sqrt(shared) * z, 1 - shared
         normal = -((fields - mean) ** 2) / (2 * rest) - jnp.log(2 * np.pi * rest) / 2
-        total = _log_partition(loss, mean, rest, beta)
+        total = costs.log_partition(loss, mean, rest, beta)
         return measure @ jnp.exp(normal - beta * loss(fields) - total)
 
-    return _mean(share, 201)
-
-
-class _CrossEntropy(eqx.Module):
-    strength: Scalar
-    scale: Scalar
-
-    def __call__(self, field):
-        x = 2 * self.strength * self.scale * field
-        return -log_sigmoid(x) / (2 * self.strength)
-
-    def log_slope(self, field):
-        """The logarithm of minus its slope, which does not underflow."""
-        x = 2 * self.strength * self.scale * field
-        return jnp.log(self.scale) + log_sigmoid(-x)
-
-
-class _Probit(eqx.Module):
-    r"""$-\ln H(-\lambda / w)$, what a field costs weights around."""
-
-    width: Scalar
-
-    def __call__(self, field):
-        return -log_ndtr(field / self.width)
-
-    def log_slope(self, field):
-        x = field / self.width
-        density = -(x**2) / 2 - np.log(2 * np.pi) / 2
-        return density - log_ndtr(x) - jnp.log(self.width)
-
-
-def _log_stiffness(
-    loss, load, total, *, spread: Array | float = 1.0, width: Array | float = 0.0
-):
-    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$."""
-    nodes, density = _normal(801)
-
-    def excess(log_stiffness):
-        pull = _pull(loss, spread * nodes, log_stiffness)
-        return load * density @ (pull * (1 + width * jnp.exp(-log_stiffness))) ** 2 - total
-
-    return _bisect(excess, -20.0, 2000.0)
-
-
-def _pull(loss, field, log_stiffness):
-    r"""The $e > 0$ at which $e = -\chi f'(z + e)$, where the field is pulled from $z$."""
-    short = lambda e: jnp.log(e) - log_stiffness - loss.log_slope(field + e)
-    return _bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
-
-
-def _tilted(loss, mean, variance, strength, count=81):
-    r"""Normal fields of weights $e^{-\beta f}$: points, and logarithms of their measure.
-
-    The exponent is curved at least as that of the normal variable everywhere, so points
-    are about its top, as dense as it is steep there, and as sparse as that far away.
-    """
-    fixed = jax.lax.stop_gradient
-    centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
-    log_stiffness = fixed(jnp.log(strength)) + 2 * jnp.log(spread)
-    top = centre + _pull(loss, centre, log_stiffness)
-    steep, change = jax.value_and_grad(loss.log_slope)(top)
-    narrow = 1 / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
-    reach = jnp.arcsinh(8.5 / narrow)
-    steps = jnp.linspace(-1.0, 1.0, count) * reach
-    fields = fixed(top + spread * narrow * jnp.sinh(steps))
-    gaps = spread * narrow * jnp.cosh(steps) * 2 * reach / (count - 1)
-    normal = -((fields - mean) ** 2) / (2 * variance) - jnp.log(2 * np.pi * variance) / 2
-    return fields, jnp.log(fixed(gaps)) + normal - strength * loss(fields)
-
-
-def _log_partition(loss, mean, variance, strength):
-    return logsumexp(_tilted(loss, mean, variance, strength)[1])
+    return saddles.mean(share, 201)
 
 
 def local_energy(
@@ -549,7 +374,7 @@ def local_energy(
 
 @eqx.filter_jit
 def _local_energy(kernel, load, strength, radii):
-    ground = _Ground(kernel, load, strength)
+    ground = references.Ground(kernel, load, strength)
 
     def error(radius):
         overlap = 1 / jnp.sqrt(1 + radius**2)
@@ -634,207 +459,26 @@ def franz_parisi(
 @eqx.filter_jit
 def _franz_parisi(kernel, load, distances, strength, weights):
     if weights == "spherical" and strength is not None:
-        return jax.vmap(_Ground(kernel, load, strength).around)(distances)
+        around = references.Ground(kernel, load, strength).around
+        return _local(*jax.vmap(around)(distances))
     if strength is None:
         typical = _gardner(kernel, load, jnp.zeros_like(load), weights)
         q, conjugate = typical.overlap, typical.conjugate
-        fields = _typical_fields(kernel, q)
+        fields = references.typical_fields(kernel, q)
     else:
         frozen = _minimiser(kernel, load, strength, weights)
         q, conjugate = frozen.overlap, frozen.conjugate
-        loss = _CrossEntropy(strength, jnp.asarray(kernel.scale, float))
-        fields = _frozen_fields(kernel, q, loss, frozen.log_stiffness)
-    sample = _Sample(kernel, load, fields, q, conjugate)
+        loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+        fields = references.frozen_fields(kernel, q, loss, frozen.log_stiffness)
+    sample = references.Sample(kernel, load, fields, q, conjugate)
     solve = sample.around if weights == "spherical" else sample.around_binary
-    return jax.vmap(solve)(distances)
-
-
-class _Fields(eqx.Module):
-    """Fields of a reference: what replicas share, what is its own, and their weights."""
-
-    shared: Float[Array, " shared"]
-    own: Float[Array, "shared own"]
-    weight: Float[Array, "shared own"]
-
-    def energy(self, shared, own, noise, rest):
-        """The mean logarithm of the probability that a field nearby is positive."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
-        mean = shared * self.shared[:, None] + own * self.own
-        # Where nothing is between them, rounding can be.
-        spread = jnp.sqrt(jnp.maximum(noise, 1e-16))
-
-        def shifted(y):
-            field = (mean + spread * y) / jnp.sqrt(rest)
-            return jnp.sum(self.weight * log_ndtr(field))
-
-        volumes = jax.vmap(shifted)(jnp.asarray(nodes))
-        return jnp.asarray(weights / weights.sum()) @ volumes
-
-
-def _typical_fields(kernel, q):
-    """Positive fields, by Gauss-Legendre nodes from where they begin."""
-    z, weight = _normal(101)
-    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(40))
-    shared, rest = kernel(q), 1 - kernel(q)
-    bound = jnp.sqrt(shared / rest) * z
-    start = jnp.maximum(-bound, -8.5)
-    reach = jnp.sqrt(jnp.maximum(start, 0) ** 2 + 8.5**2) - start
-    own = start[:, None] + reach[:, None] * (1 + nodes)[None] / 2
-    density = jnp.exp(-(own**2) / 2 - log_ndtr(bound)[:, None]) / np.sqrt(2 * np.pi)
-    measure = (weight * reach / 2)[:, None] * lengths[None]
-    return _Fields(jnp.sqrt(shared) * z, jnp.sqrt(rest) * own, density * measure)
-
-
-def _frozen_fields(kernel, q, loss, log_beta):
-    """Fields of weights drawn by cross-entropy."""
-    z, weight = _normal(101)
-    shared = jnp.sqrt(kernel(q)) * z
-    tilt = lambda mean: _tilted(loss, mean, 1 - kernel(q), jnp.exp(log_beta))
-    fields, log_weights = jax.vmap(tilt)(shared)
-    density = jax.nn.softmax(log_weights, axis=1)
-    return _Fields(shared, fields - shared[:, None], weight[:, None] * density)
-
-
-class _Ground(eqx.Module):
-    """The minimiser of cross-entropy of spherical weights, as a reference."""
-
-    kernel: AbstractKernel
-    load: Scalar
-    fields: _Fields
-
-    def __init__(self, kernel, load, strength):
-        loss = _CrossEntropy(strength, jnp.asarray(kernel.scale, float))
-        z, weight = _normal(801)
-        pull = _pull(loss, z, _log_stiffness(loss, load, kernel.slope))
-        self.kernel, self.load = kernel, load
-        self.fields = _Fields(z, pull[:, None], weight[:, None])
-
-    def spread(self, overlap, tilt, apart):
-        """What fields of weights at an overlap from it are made of."""
-        kernel, mean = self.kernel, self.kernel(overlap)
-        own = jax.grad(kernel)(overlap) * tilt / kernel.slope
-        return mean, own, kernel(apart) - mean**2, 1 - kernel(apart)
-
-    def around(self, distance):
-        S = 1 - 2 * distance
-        orders = lambda x: (S**2 + x[1] * (1 - S**2), S + x[0] * jnp.sqrt(1 - S**2))
-
-        def entropy(x):
-            p, tilt = orders(x)
-            volume = (jnp.log1p(-p) + (p - S**2 + (S - tilt) ** 2) / (1 - p)) / 2
-            return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
-
-        low, high = jnp.array([-jnp.inf, 0.0]), jnp.array([jnp.inf, 1.0])
-        starts = jnp.array([[-0.3, 0.2], [-1.0, 0.02], [-0.5, 0.8]])
-        x, residual = _root(_scaled(jax.grad(entropy)), starts, low, high)
-        free = jnp.log1p(-(S**2)) / 2
-        return _local(entropy(x), free, *orders(x), residual)
-
-
-class _Sample(eqx.Module):
-    r"""References of mutual overlap $q < 1$."""
-
-    kernel: AbstractKernel
-    load: Scalar
-    fields: _Fields
-    q: Scalar
-    conjugate: Scalar
-
-    def orders(self, S, x):
-        """All overlaps that there can be, of coordinates in (-1, 1) and (0, 1)."""
-        q = self.q
-        t = q * S + jnp.sqrt(q * (1 - q) * (1 - S**2)) * x[0]
-        least = t**2 / q + (S - t) ** 2 / (1 - q)
-        return least + x[1] * (1 - least), t
-
-    def energy(self, S, p, t):
-        shared, own, other, apart = map(self.kernel, (self.q, S, t, p))
-        rest = own - other
-        noise = apart - other**2 / shared - rest**2 / (1 - shared)
-        parts = other / shared, rest / (1 - shared), noise, 1 - apart
-        return self.load * self.fields.energy(*parts)
-
-    def solve(self, slope):
-        low, high = jnp.array([-1.0, 0.0]), jnp.array([1.0, 1.0])
-        starts = jnp.array([[0.2, 0.2], [0.03, 0.003], [0.6, 0.5]])
-        return _root(slope, starts, low, high)
-
-    def around(self, distance):
-        S, q = 1 - 2 * distance, self.q
-
-        def entropy(x):
-            p, t = self.orders(S, x)
-            s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
-            return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + self.energy(S, p, t)
-
-        x, residual = self.solve(_scaled(jax.grad(entropy)))
-        free = jnp.log1p(-(S**2)) / 2
-        return _local(entropy(x), free, *self.orders(S, x), residual)
-
-    def around_binary(self, distance):
-        S = 1 - 2 * distance
-
-        def volume(p, t):
-            """With its conjugates at what they are for these overlaps."""
-            slopes = jax.grad(self.energy, (1, 2))(S, p, t)
-            return self.binary(S, -2 * slopes[0], -slopes[1])
-
-        def gap(x):
-            p, t = self.orders(S, x)
-            _, new_p, new_t = volume(p, t)
-            return jnp.stack([new_p - p, new_t - t]) / distance
-
-        x, residual = self.solve(gap)
-        p, t = self.orders(S, x)
-        slopes = jax.grad(self.energy, (1, 2))(S, p, t)
-        log_count = volume(p, t)[0] + slopes[0] * (1 - p) - slopes[1] * t
-        free = _binary_entropy(distance)
-        return _local(log_count + self.energy(S, p, t), free, p, t, residual)
-
-    def binary(self, S, conjugate, cross):
-        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and $p$ and $t$ there."""
-        root = jnp.sqrt(self.conjugate)
-        spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
-        z0, weight0 = _around(jnp.zeros_like(root), root)
-        shared = cross / root * z0
-        weight = (1 + jnp.tanh(root * z0)) * weight0
-
-        def mean(function, along):
-            def inner(shared):
-                nodes, measure = _around(-(shared + along) / spread, spread)
-                return measure @ function(shared + spread * nodes + along)
-
-            return jax.vmap(inner)(shared)
-
-        aim = lambda along: weight @ mean(jnp.tanh, along) - S
-        along = jax.lax.stop_gradient(_bisect(aim, -1e3, 1e4, 50))
-        # One step of Newton's gives it derivatives.
-        value, slope = jax.value_and_grad(aim)(along)
-        along = along - value / jax.lax.stop_gradient(slope)
-        t = (weight * jnp.tanh(root * z0)) @ mean(jnp.tanh, along)
-        log_count = weight @ mean(_log_2_cosh, along) - (along + cross) * S
-        p = weight @ mean(lambda x: jnp.tanh(x) ** 2, along)
-        return log_count, p, t
-
-
-def _scaled(slope):
-    """Of order one where solutions come close to one another, and zero nowhere else."""
-    return lambda x: slope(x) * (1 - x[1]) ** jnp.arange(1.0, 3.0)
+    return _local(*jax.vmap(solve)(distances))
 
 
 def _local(entropy, free, p, t, residual):
     converged = residual < TOLERANCE
-    entropy, p, t = _where(converged, (entropy, p, t))
+    entropy, p, t = saddles.only(converged, (entropy, p, t))
     return LocalEntropy(entropy, entropy - free, p, t, residual, converged)
-
-
-def _where(condition, found):
-    """What is there, and `nan` where nothing is."""
-    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), found)
-
-
-def _binary_entropy(d):
-    return -d * jnp.log(d) - (1 - d) * jnp.log1p(-d)
 
 
 class Replicas(NamedTuple):
@@ -909,7 +553,7 @@ def _replicas(kernel, load, overlaps, replicas):
     def solve(q1):
         entropy = lambda q0: volume(q0, q1) + _joint(kernel, load, q0, q1, replicas)
         rise = lambda a: jax.grad(entropy)(q1 * sigmoid(a)) * q1
-        at = _bisect(rise, -15.0, 20.0)
+        at = saddles.bisect(rise, -15.0, 20.0)
         q0 = q1 * sigmoid(at)
         return _replica_result(entropy(q0), volume(jnp.zeros_like(q1), q1), q0, rise(at))
 
@@ -918,9 +562,9 @@ def _replicas(kernel, load, overlaps, replicas):
 
 def _joint(kernel, load, q0, q1, replicas):
     shared, group, rest = kernel(q0), kernel(q1) - kernel(q0), 1 - kernel(q1)
-    loss = _Probit(jnp.sqrt(rest))
-    state = lambda z: _log_partition(loss, jnp.sqrt(shared) * z, group, replicas)
-    return load / replicas * _mean(state, 101)
+    loss = costs.Probit(jnp.sqrt(rest))
+    state = lambda z: costs.log_partition(loss, jnp.sqrt(shared) * z, group, replicas)
+    return load / replicas * saddles.mean(state, 101)
 
 
 @eqx.filter_jit
@@ -935,7 +579,7 @@ def _binary_replicas(kernel, load, overlaps, replicas):
         """Of $y$ weights in common fields, a sum over how many are negative."""
         fixed = choices + surplus**2 * group / 2
         mean = lambda z: logsumexp(fixed + surplus * jnp.sqrt(shared) * z)
-        return _mean(mean, 401) / y
+        return saddles.mean(mean, 401) / y
 
     def saddle(q1, shared):
         """Its fields within a group, and the overlap of groups in them."""
@@ -944,7 +588,7 @@ def _binary_replicas(kernel, load, overlaps, replicas):
             slope = jax.grad(states, 1)(shared, jnp.exp(a))
             return slope - (1 - q1) / 2 - y * q1 / 2
 
-        group = jnp.exp(_bisect(rising, -30.0, 8.0, 45))
+        group = jnp.exp(saddles.bisect(rising, -30.0, 8.0, 45))
         slopes = jax.grad(states, (0, 1))(shared, group)
         return group, 2 / y * (slopes[1] - slopes[0])
 
@@ -960,7 +604,7 @@ def _binary_replicas(kernel, load, overlaps, replicas):
             q0 = q1 * sigmoid(a)
             return q0 - saddle(q1, fields(q0))[1]
 
-        at = _bisect(excess, -15.0, 15.0, 45)
+        at = saddles.bisect(excess, -15.0, 15.0, 45)
         q0 = q1 * sigmoid(at)
         shared = fields(q0)
         entropy = volume(q0, q1, shared, saddle(q1, shared)[0]) + joint(q0)
@@ -974,7 +618,7 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 def _replica_result(entropy, free, q0, residual):
     residual = jnp.abs(residual)
     converged = (residual < 1e-8) & (q0 > 1e-6)
-    entropy, q0 = _where(converged, (entropy, q0))
+    entropy, q0 = saddles.only(converged, (entropy, q0))
     return Replicas(entropy, entropy - free, q0, residual, converged)
 
 
@@ -1002,15 +646,15 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
 
 @eqx.filter_jit
 def _widest(kernel, load, overlaps):
-    nodes, density = _normal(801)
+    nodes, density = saddles.normal(801)
 
     def solve(overlap):
         q = overlap**2
         root, slope = jnp.sqrt(kernel(q)), jax.grad(kernel)(q)
-        loss = _Probit(jnp.sqrt(1 - kernel(q)))
+        loss = costs.Probit(jnp.sqrt(1 - kernel(q)))
         scales = {"spread": root, "width": (1 - q) * slope}
-        log_stiffness = _log_stiffness(loss, load, q * slope, **scales)
-        pull = _pull(loss, root * nodes, log_stiffness)
+        log_stiffness = costs.log_stiffness(loss, load, q * slope, **scales)
+        pull = costs.pull(loss, root * nodes, log_stiffness)
         stiffness = jnp.exp(log_stiffness)
         cost = density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
         return q / (2 * (1 - q + stiffness / slope)) - load * cost
@@ -1042,84 +686,6 @@ def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
     # The angle of weights at this distance, which does not cancel near zero.
     agree = 1 - 4 / np.pi * jnp.arcsin(jnp.sqrt(distance))
     return load * jnp.log((1 + agree**hidden) / 2)
-
-
-def _mean(function: Callable[[Scalar], Scalar], count: int = 801) -> Scalar:
-    """Of a function of a normal variable, on a uniform grid."""
-    nodes, weights = _normal(count)
-    return weights @ jax.vmap(function)(nodes)
-
-
-def _around(centre, steepness, count=121):
-    """Points and weights of a normal variable, for functions that are steep somewhere."""
-    fixed = jax.lax.stop_gradient
-    centre = fixed(jnp.clip(centre, -8.5, 8.5))
-    narrow = fixed(1 / jnp.sqrt(1 + steepness**2))
-    low, high = (jnp.arcsinh((end - centre) / narrow) for end in (-8.5, 8.5))
-    steps = low + (high - low) * jnp.linspace(0.0, 1.0, count)
-    nodes = centre + narrow * jnp.sinh(steps)
-    weights = jnp.cosh(steps) * jnp.exp(-(nodes**2) / 2)
-    return nodes, weights / jnp.sum(weights)
-
-
-def _normal(count):
-    nodes = np.linspace(-8.5, 8.5, count)
-    weights = np.exp(-(nodes**2) / 2)
-    return jnp.asarray(nodes), jnp.asarray(weights / weights.sum())
-
-
-def _bisect(rising: Callable[[Array], Array], low, high, count: int = 60) -> Array:
-    """Where a function passes zero upwards."""
-
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        above = rising(middle) > 0
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
-
-    low, high = jax.lax.fori_loop(0, count, halve, (jnp.asarray(low), jnp.asarray(high)))
-    return (low + high) / 2
-
-
-def _root(function, starts, low: Array | float = -np.inf, high: Array | float = np.inf):
-    """Where a vector function is zero in a box, and what is left of it.
-
-    By damped Newton steps, none of which goes more than nine tenths of the way out, from
-    one start after the other.
-    """
-    look = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)
-    unseen = jnp.eye(starts.shape[1]), jnp.full_like(starts[0], jnp.inf)
-    size = lambda values: jnp.max(jnp.abs(values))
-
-    def step(state):
-        count, trial, point, seen, damping = state
-        new = look(trial)
-        better = jnp.sum(new[1] ** 2) < jnp.sum(seen[1] ** 2)
-        point, seen = _choose(better, (trial, new), (point, seen))
-        damping *= jnp.where(better, 0.1, 10)
-        square = seen[0].T @ seen[0]
-        ridge = damping * jnp.diag(jnp.diag(square))
-        trial = point - jnp.linalg.solve(square + ridge, seen[0].T @ seen[1])
-        trial = jnp.clip(trial, point + 0.9 * (low - point), point + 0.9 * (high - point))
-        last = ((count + 1) % STEPS == 0) & ~(size(seen[1]) < TOLERANCE)
-        fresh = starts[(count + 1) // STEPS], point, unseen, jnp.asarray(1e-2)
-        return count + 1, *_choose(last, fresh, (trial, point, seen, damping))
-
-    def busy(state):
-        count, _, _, (_, values), _ = state
-        return (count < STEPS * len(starts)) & (size(values) > 1e-13)
-
-    state = 0, starts[0], starts[0], unseen, jnp.asarray(1e-2)
-    _, _, point, (_, values), _ = jax.lax.while_loop(busy, step, state)
-    return point, size(values)
-
-
-def _choose(condition, one, other):
-    return jax.tree.map(ft.partial(jnp.where, condition), one, other)
-
-
-def _log_2_cosh(x):
-    return jnp.logaddexp(x, -x)
 
 
 def _numbers(*values):

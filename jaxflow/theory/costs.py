@@ -1,0 +1,90 @@
+r"""What fields cost weights, and how far the cost pulls them or tilts their distribution.
+
+A cost is a function of fields that falls, with the logarithm of minus its slope as
+`log_slope`.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_sigmoid, logsumexp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Scalar
+
+from . import saddles
+
+
+class CrossEntropy(eqx.Module):
+    r"""$f_\gamma(s \lambda)$, of a field times the scale of the device."""
+
+    strength: Scalar
+    scale: Scalar
+
+    def __call__(self, field):
+        x = 2 * self.strength * self.scale * field
+        return -log_sigmoid(x) / (2 * self.strength)
+
+    def log_slope(self, field):
+        """The logarithm of minus its slope, which does not underflow."""
+        x = 2 * self.strength * self.scale * field
+        return jnp.log(self.scale) + log_sigmoid(-x)
+
+
+class Probit(eqx.Module):
+    r"""$-\ln H(-\lambda / w)$, what a field costs weights around."""
+
+    width: Scalar
+
+    def __call__(self, field):
+        return -log_ndtr(field / self.width)
+
+    def log_slope(self, field):
+        x = field / self.width
+        density = -(x**2) / 2 - np.log(2 * np.pi) / 2
+        return density - log_ndtr(x) - jnp.log(self.width)
+
+
+def log_stiffness(
+    loss, load, total, *, spread: Array | float = 1.0, width: Array | float = 0.0
+):
+    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$."""
+    nodes, density = saddles.normal(801)
+
+    def excess(log_stiffness):
+        moved = pull(loss, spread * nodes, log_stiffness)
+        scaled = moved * (1 + width * jnp.exp(-log_stiffness))
+        return load * density @ scaled**2 - total
+
+    return saddles.bisect(excess, -20.0, 2000.0)
+
+
+def pull(loss, field, log_stiffness):
+    r"""The $e > 0$ at which $e = -\chi f'(z + e)$, where the field is pulled from $z$."""
+    short = lambda e: jnp.log(e) - log_stiffness - loss.log_slope(field + e)
+    return saddles.bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
+
+
+def tilted(loss, mean, variance, strength, count=81):
+    r"""Normal fields of weights $e^{-\beta f}$: points, and logarithms of their measure.
+
+    The exponent is curved at least as that of the normal variable everywhere, so points
+    are about its top, as dense as it is steep there, and as sparse as that far away.
+    """
+    fixed = jax.lax.stop_gradient
+    centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
+    log_stiffness = fixed(jnp.log(strength)) + 2 * jnp.log(spread)
+    top = centre + pull(loss, centre, log_stiffness)
+    steep, change = jax.value_and_grad(loss.log_slope)(top)
+    narrow = 1 / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
+    reach = jnp.arcsinh(8.5 / narrow)
+    steps = jnp.linspace(-1.0, 1.0, count) * reach
+    fields = fixed(top + spread * narrow * jnp.sinh(steps))
+    gaps = spread * narrow * jnp.cosh(steps) * 2 * reach / (count - 1)
+    normal = -((fields - mean) ** 2) / (2 * variance) - jnp.log(2 * np.pi * variance) / 2
+    return fields, jnp.log(fixed(gaps)) + normal - strength * loss(fields)
+
+
+def log_partition(loss, mean, variance, strength):
+    r"""The logarithm of the mean of $e^{-\beta f}$ over normal fields."""
+    return logsumexp(tilted(loss, mean, variance, strength)[1])
