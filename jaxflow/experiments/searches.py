@@ -61,7 +61,8 @@ def _focus(loss, network, most, *, stop):
 
 
 def _descend(name, loss, network, key, most):
-    batch = max(loss.samples // 6, 1)
+    # A tenth of the patterns; but fast schedules need more than ten to learn.
+    batch = min(max(loss.samples // 10, 20), loss.samples)
     per, n = loss.samples // batch, network.weights.shape[1]
     order, extra = jr.split(key)
     start, growth, step = (1.0, 0.05, 1.0) if name == FAST else (0.5, 0.005, 0.3)
