@@ -268,6 +268,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
     strengths = (1.0, 2.0) if plan.quick else (1.0, 2.0, 5.0)
     distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
     seen, radii = np.array([0.0125, 0.025, 0.05]), np.array(RADII)
+    cooling = {"stages": 20, "sweeps": 10} if plan.quick else {}
 
     def minimise(key, strength):
         data, start = jr.split(key)
@@ -279,7 +280,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
         end = jf.gradient_descent(loss, network, steps, **options).network
         # Errors, and not their rise: what theory speaks of.
         energy = jf.local_energy(loss, end, radius=radii) + loss.errors(end)
-        volume = jf.local_entropy(loss, end, distance=seen)
+        volume = jf.local_entropy(loss, end, distance=seen, **cooling)
         return {
             "energy": energy,
             "entropy": jnp.where(volume.reliable, volume.entropy, jnp.nan),
@@ -341,7 +342,8 @@ def _loads(plan: _Plan) -> "xr.Dataset":
         data, start, way = jr.split(key, 3)
         loss = jf.random_patterns(int(alpha * inputs), inputs, key=data)
         network = jf.init.committee(hidden, inputs, key=start)
-        run = searches.find(algorithm, loss, network, key=way, most=1_000)
+        options = {"key": way, "most": 1_000, "patience": 15}
+        run = searches.find(algorithm, loss, network, **options)
         return {"errors": loss.errors(run.network), "solved": loss.solved(run.network)}
 
     return plan.each("loads", search, names, seeds=plan.count(4), loop={"alpha": loads})

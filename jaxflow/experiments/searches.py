@@ -23,11 +23,18 @@ BASELINES = (FREE, REPLICAS, ENTROPY_SGD)
 
 
 def find(
-    name: str, loss: jf.Classification, network: jf.Committee, *, key: Any, most: int
+    name: str,
+    loss: jf.Classification,
+    network: jf.Committee,
+    *,
+    key: Any,
+    most: int,
+    patience: int = 5,
 ) -> jf.Trajectory:
     """Weights without a mistake, by an algorithm, in at most so many epochs.
 
-    Networks whose units see the same inputs need smaller steps, and stronger damping.
+    Networks whose units see the same inputs need smaller steps, and stronger damping. The
+    patience is that of belief propagation: iterations at each coupling.
     """
     if name == LEAST_ACTION:
         return _learn(loss, network, key, most, step_size=0.03)
@@ -35,7 +42,7 @@ def find(
         calm = eqx.Partial(_fading, 0.5, 200)
         return _learn(loss, network, key, most, step_size=0.01, noise=calm)
     if name in (FOCUSING, WHOLE):
-        return _focus(loss, network, most, stop=name == FOCUSING)
+        return _focus(loss, network, patience, stop=name == FOCUSING)
     return _descend(name, loss, network, key, most)
 
 
@@ -48,14 +55,13 @@ def _fading(start, epochs, count):
     return start * jnp.maximum(0, 1 - count / epochs)
 
 
-def _focus(loss, network, most, *, stop):
-    del most
-    couplings, repeats, damping, replicas = jnp.geomspace(0.1, 100, 60), 5, 0.5, 20.0
+def _focus(loss, network, patience, *, stop):
+    strongest, damping, replicas = 100.0, 0.5, 20.0
     if not network.tree:
-        couplings, repeats, damping = jnp.geomspace(0.1, 10, 60), 20, 0.99
-        replicas = 10.0
-    focusing = jf.Focusing(replicas, jnp.repeat(couplings, repeats))
-    options = {"damping": damping, "every": repeats, "stop": stop}
+        strongest, damping, replicas, patience = 10.0, 0.99, 10.0, 4 * patience
+    couplings = jnp.repeat(jnp.geomspace(0.1, strongest, 60), patience)
+    focusing = jf.Focusing(replicas, couplings)
+    options = {"damping": damping, "every": patience, "stop": stop}
     observe = {"errors": jf.error_rate}
     return jf.message_passing(loss, network, focusing, observe=observe, **options)
 

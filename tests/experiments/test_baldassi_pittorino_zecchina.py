@@ -5,14 +5,14 @@ import pytest
 
 from jaxflow.experiments import baldassi_pittorino_zecchina as experiment
 
-SMALL = ("algorithms", "parity", "replicas")
+SMALL = ("replicas", "algorithms")
+SIZE = {"hidden": 3, "inputs": 201, "load": 0.5, "seeds": 4}
 
 
 @pytest.fixture(scope="module")
 def tree():
-    size = {"hidden": 3, "inputs": 201, "load": 0.5, "seeds": 4}
     quiet = lambda words: None
-    return experiment.run(only=SMALL, quick=True, progress=quiet, **size)
+    return experiment.run(only=SMALL, quick=True, progress=quiet, **SIZE)
 
 
 def test_every_part_has_rows_and_a_figure(tree):
@@ -46,7 +46,18 @@ def test_algorithms_end_as_wide_as_those_of_the_reference(tree):
         assert energy[name] == pytest.approx(mean, rel=0.5)
 
 
-def test_parity_machines_are_narrower_at_a_distance(tree):
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [n for n in experiment.PARTS if n not in SMALL])
+def test_every_other_part_has_rows_and_a_figure(name):
+    tree = experiment.run(only=(name,), quick=True, progress=lambda words: None)
+    assert set(experiment.summary(tree).experiment) == {name}
+    assert all(axis.get_xlabel() for axis in experiment.figures(tree)[name].axes[:1])
+
+
+@pytest.mark.exhaustive
+def test_parity_machines_are_narrower_at_a_distance():
+    quiet = lambda words: None
+    tree = experiment.run(only=("parity",), quick=True, seeds=4, progress=quiet)
     runs = tree["parity"].to_dataset()
     assert (runs.errors == 0).all()
     far = runs.local_energy.sel(radius=0.5).mean("seed")

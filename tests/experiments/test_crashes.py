@@ -61,11 +61,14 @@ def same(path, whole):
     return True
 
 
-def test_a_sweep_that_is_killed_thirty_times_is_the_one_that_was_not(call, tmp_path):
+@pytest.mark.parametrize("kills", [16, pytest.param(30, marks=pytest.mark.exhaustive)])
+def test_a_sweep_that_is_killed_again_and_again_is_the_one_that_was_not(
+    kills, call, tmp_path
+):
     # It compares all that is there with the results in memory after every kill.
-    seen = list(map(int, call("crash", tmp_path / "runs", "30")))
+    seen = list(map(int, call("crash", tmp_path / "runs", str(kills))))
     assert seen[-1] == 240
-    assert len({*seen}) > 3
+    assert len({*seen}) > kills // 10
 
 
 def test_two_devices_compute_the_same_descents_as_one(call, tmp_path, whole):

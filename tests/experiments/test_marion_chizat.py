@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact
 import jaxflow as jf
 from jaxflow.experiments import marion_chizat
 from jaxflow.experiments.data import paper_data, paper_readout
-from jaxflow.experiments.marion_chizat import PARTS, _descents, _Plan, _problem
+from jaxflow.experiments.marion_chizat import _descents, _Plan, _problem
 from jaxflow.experiments.statistics import gap_regression
 from jaxflow.experiments.sweeps import named
 
@@ -76,8 +76,10 @@ def test_residual_runs_read_the_paper_s_readout():
     assert readout @ target == pytest.approx(-0.125, abs=5e-4)
 
 
-# All but the residual starts, which are the Gaussian ones in other words, and compile anew.
-CHOSEN = tuple(name for name in PARTS if name != "residual")
+# All but the residual starts, which are the Gaussian ones in other words, and those that
+# compile for minutes.
+CHOSEN = ("gaussian", "depth", "series")
+LONG = ("underdetermined", "gelu")
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +88,34 @@ def tree():
     return marion_chizat.run(only=CHOSEN, quick=True, seeds=2, progress=quiet)
 
 
+@pytest.fixture(scope="module")
+def long():
+    quiet = lambda _: None
+    return marion_chizat.run(only=LONG, quick=True, seeds=2, progress=quiet)
+
+
 def test_what_was_chosen_is_there_in_the_order_of_the_paper(tree):
     assert tuple(tree.children) == CHOSEN
 
 
-@pytest.mark.parametrize("name", ["gaussian", "underdetermined"])
-def test_every_step_size_sees_the_starts_that_the_flow_sees(tree, name):
-    starts = tree[name].sharpness.isel(record=0)
+BOTH = [
+    ("tree", "gaussian"),
+    pytest.param("long", "underdetermined", marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.mark.parametrize(("runs", "name"), BOTH)
+def test_every_step_size_sees_the_starts_that_the_flow_sees(request, runs, name):
+    starts = request.getfixturevalue(runs)[name].sharpness.isel(record=0)
     for step_size in starts.step_size:
         np.testing.assert_allclose(
             starts.sel(step_size=step_size), starts.sel(step_size=0), rtol=1e-6
         )
 
 
-@pytest.mark.parametrize("name", ["gaussian", "underdetermined"])
-def test_the_flow_arrives_above_the_least_sharpness(tree, name):
+@pytest.mark.parametrize(("runs", "name"), BOTH)
+def test_the_flow_arrives_above_the_least_sharpness(request, runs, name):
+    tree = request.getfixturevalue(runs)
     limits = tree[name].to_dataset().sel(step_size=0).isel(record=-1)
     some = limits.where(limits.status == jf.Status.CONVERGED)
     assert some.sharpness.count() >= some.sharpness.size // 2
@@ -115,8 +130,9 @@ def test_descents_are_read_at_the_paper_s_numbers_of_steps(tree):
         assert survivors.sel(step_size=step_size).max() == pytest.approx(time)
 
 
-def test_signs_of_curvature_are_kept(tree):
-    runs = tree["gelu"].to_dataset().isel(record=0)
+@pytest.mark.exhaustive
+def test_signs_of_curvature_are_kept(long):
+    runs = long["gelu"].to_dataset().isel(record=0)
     assert (runs.lowest < 0).all()
     assert (runs.sharpness > 0).all()
 
@@ -128,8 +144,15 @@ def test_every_experiment_has_a_row_and_a_figure(tree):
     assert "no minimiser is flatter than 18.6996" in marion_chizat.headline(tree)
 
 
-def test_the_slope_of_the_gap_is_tested_in_the_right_tail(tree):
-    runs = tree["underdetermined"].to_dataset().sel(step_size=[0.001])
+@pytest.mark.exhaustive
+def test_experiments_that_compile_long_have_rows_and_figures(long):
+    assert set(marion_chizat.summary(long).experiment) == set(LONG)
+    assert set(marion_chizat.figures(long)) == set(LONG)
+
+
+@pytest.mark.exhaustive
+def test_the_slope_of_the_gap_is_tested_in_the_right_tail(long):
+    runs = long["underdetermined"].to_dataset().sel(step_size=[0.001])
     ends = runs.isel(record=-1)
     rising = runs.assign(generalisation_gap=runs.sharpness**0.42)
     assert gap_regression(rising).slope == pytest.approx(0.42)
