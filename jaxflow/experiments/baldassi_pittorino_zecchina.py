@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
 
+from .parts import choose, pairs, table, titles, together
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -73,14 +75,11 @@ def run(
             labels.
     """
     import jax
-    import xarray as xr
 
     from .data import load_classes
     from .sweeps import named
 
-    names = tuple(PARTS) if only is None else only
-    if wrong := [name for name in names if name not in PARTS]:
-        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    names = choose(only, PARTS)
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, but is {seeds}.")
     if not load > 0 or int(load * inputs) < 1:
@@ -96,19 +95,7 @@ def run(
     sweep = named if sweep is None else sweep
     key = jax.random.key(seed)
     plan = _Plan(key, seeds, quick, sweep, loaded, hidden, inputs, load)
-
-    def part(name):
-        found = _PARTS[name](plan)
-        progress(f"done: {PARTS[name]}")
-        return found
-
-    pool = concurrent.futures.ThreadPoolExecutor(len(_PARTS))
-    try:
-        found = {name: pool.submit(part, name) for name in _PARTS if name in names}
-        branches = {name: found[name].result() for name in PARTS if name in names}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    tree = xr.DataTree.from_dict(branches)
+    tree = together(names, _PARTS, plan, PARTS, progress)
     tree.attrs["data"] = "" if loaded is None else loaded.description
     return tree
 
@@ -126,33 +113,17 @@ def headline(tree: "xr.DataTree") -> str:
 
 def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     """One row for each case: what was found, and how wide it is."""
-    import pandas as pd
-
-    rows = []
-    for name in tree.children:
-        rows += [
-            {"experiment": name, **row} for row in _ROWS[name](tree[name].to_dataset())
-        ]
-    return pd.DataFrame(rows).fillna("-")
+    return table(tree, _ROWS)
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
     from . import plot_wide
 
-    drawn = {}
-    for name in tree.children:
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
-        plot_wide.PANELS[name](tree[name].to_dataset(), figure.subplots(1, 2))
-        title = f"Baldassi, Pittorino & Zecchina (2020): {PARTS[name]}"
-        if name == "generalisation":
-            title += f"\n{tree.attrs['data']}"
-        figure.suptitle(title, fontsize=10)
-        drawn[name] = figure
-    return drawn
+    words = titles(
+        "Baldassi, Pittorino & Zecchina (2020)", PARTS, generalisation=tree.attrs["data"]
+    )
+    return pairs(tree, plot_wide.PANELS, words)
 
 
 class _Plan(NamedTuple):

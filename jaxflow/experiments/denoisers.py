@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
 
+from .parts import choose
+
 if TYPE_CHECKING:
     import jax
     import numpy as np
@@ -88,9 +90,7 @@ def run(
     from .data import load_samples
     from .sweeps import named
 
-    names = tuple(PARTS) if only is None else only
-    if wrong := [name for name in names if name not in PARTS]:
-        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    names = choose(only, PARTS)
     loaded = load_samples(data)
     most = 200 if quick else 600
     count = min(most, len(loaded.x)) if samples is None else samples

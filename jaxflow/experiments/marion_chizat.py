@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
 
+from .parts import choose, together
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -59,17 +61,14 @@ def run(
         ValueError: If `only` names something else, or `seeds` is not positive.
     """
     import jax
-    import xarray as xr
 
     from .sweeps import named
 
-    names = tuple(PARTS) if only is None else only
-    if wrong := [name for name in names if name not in PARTS]:
-        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    names = choose(only, PARTS)
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds` must be positive, but is {seeds}.")
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
-    parts = {
+    jobs = {
         "gelu": _gelu,
         "gaussian": _gaussian,
         "residual": _residual,
@@ -77,20 +76,7 @@ def run(
         "underdetermined": _underdetermined,
         "series": _series,
     }
-
-    def part(name):
-        runs = parts[name](plan)
-        progress(f"done: {PARTS[name]}")
-        return runs
-
-    # Compiling takes most of the time, and one core; so all at once, longest first.
-    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
-    try:
-        found = {name: pool.submit(part, name) for name in parts if name in names}
-        branches = {name: found[name].result() for name in PARTS if name in names}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return xr.DataTree.from_dict(branches)
+    return together(names, jobs, plan, PARTS, progress)
 
 
 def headline(tree: "xr.DataTree") -> str:

@@ -6,11 +6,12 @@ against its step size, signals on their way through layers, denoisers of images,
 All beside the exact theory, which holds for any data.
 """
 
-import concurrent.futures
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
+
+from .parts import choose, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -71,14 +72,11 @@ def run(
             are not finite numbers.
     """
     import jax
-    import xarray as xr
 
     from .data import load_samples
     from .sweeps import named
 
-    names = tuple(PARTS) if only is None else only
-    if wrong := [name for name in names if name not in PARTS]:
-        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    names = choose(only, PARTS)
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds` must be positive, but is {seeds}.")
     if not 0 < noise < float("inf"):
@@ -88,7 +86,7 @@ def run(
         progress(samples.description)
     sweep = named if sweep is None else sweep
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep, samples, noise)
-    parts = {
+    jobs = {
         "denoiser": _denoiser,
         "cliff": _cliff,
         "residual": _residual,
@@ -96,20 +94,7 @@ def run(
         "noise": _noise,
         "chain": _chain,
     }
-
-    def part(name):
-        found = parts[name](plan)
-        progress(f"done: {PARTS[name]}")
-        return found
-
-    # Compiling takes most of the time, and one core; so all at once, longest first.
-    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
-    try:
-        found = {name: pool.submit(part, name) for name in parts if name in names}
-        branches = {name: found[name].result() for name in PARTS if name in names}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    tree = xr.DataTree.from_dict(branches)
+    tree = together(names, jobs, plan, PARTS, progress)
     tree.attrs["data"] = "" if samples is None else samples.description
     return tree
 
@@ -129,31 +114,15 @@ def headline(tree: "xr.DataTree") -> str:
 
 def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     """One row for each case: how far from a minimum, how flat, and how coupled."""
-    import pandas as pd
-
-    rows = []
-    for name in tree.children:
-        rows += _ROWS[name](tree[name].to_dataset())
-    return pd.DataFrame(rows).fillna("-")
+    return table(tree, _ROWS)
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
     from . import plot_minima
 
-    drawn = {}
-    for name in tree.children:
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
-        plot_minima.PANELS[name](tree[name].to_dataset(), figure.subplots(1, 2))
-        title = f"Mulayoff & Michaeli (2020): {PARTS[name]}"
-        if name == "denoiser":
-            title += f"\n{tree.attrs['data']}"
-        figure.suptitle(title, fontsize=10)
-        drawn[name] = figure
-    return drawn
+    words = titles("Mulayoff & Michaeli (2020)", PARTS, denoiser=tree.attrs["data"])
+    return pairs(tree, plot_minima.PANELS, words)
 
 
 class _Plan(NamedTuple):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
 
+from .parts import choose, pairs, table, titles, together
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -68,14 +70,11 @@ def run(
         ValueError: If an argument is out of range, or the data are not finite numbers.
     """
     import jax
-    import xarray as xr
 
     from .data import load_data
     from .sweeps import named
 
-    names = tuple(PARTS) if only is None else only
-    if wrong := [name for name in names if name not in PARTS]:
-        raise ValueError(f"`only` must name some of {', '.join(PARTS)}, but names {wrong}.")
+    names = choose(only, PARTS)
     for name, count, least in (("seeds", seeds, 1), ("hidden", hidden, 1)):
         if count is not None and count < least:
             raise ValueError(f"`{name}` must be at least {least}, but is {count}.")
@@ -86,7 +85,7 @@ def run(
         progress(loaded.description)
     sweep = named if sweep is None else sweep
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep, loaded, hidden, variance)
-    parts = {
+    jobs = {
         "networks": _networks,
         "training": _training,
         "phases": _phases,
@@ -94,20 +93,7 @@ def run(
         "variance": _variance,
         "slices": _slices,
     }
-
-    def part(name):
-        found = parts[name](plan)
-        progress(f"done: {PARTS[name]}")
-        return found
-
-    # Compiling takes most of the time, and one core; so all at once, longest first.
-    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
-    try:
-        found = {name: pool.submit(part, name) for name in parts if name in names}
-        branches = {name: found[name].result() for name in PARTS if name in names}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    tree = xr.DataTree.from_dict(branches)
+    tree = together(names, jobs, plan, PARTS, progress)
     tree.attrs["data"] = "" if loaded is None else loaded.description
     return tree
 
@@ -125,31 +111,15 @@ def headline(tree: "xr.DataTree") -> str:
 
 def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     """One row for each case: what theory says, and what was measured."""
-    import pandas as pd
-
-    rows = []
-    for name in tree.children:
-        rows += _ROWS[name](tree[name].to_dataset())
-    return pd.DataFrame(rows).fillna("-")
+    return table(tree, _ROWS)
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
     from . import plot_collapse
 
-    drawn = {}
-    for name in tree.children:
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
-        plot_collapse.PANELS[name](tree[name].to_dataset(), figure.subplots(1, 2))
-        title = f"Ziyin, Li & Meng (2022): {PARTS[name]}"
-        if name == "training":
-            title += f"\n{tree.attrs['data']}"
-        figure.suptitle(title, fontsize=10)
-        drawn[name] = figure
-    return drawn
+    words = titles("Ziyin, Li & Meng (2022)", PARTS, training=tree.attrs["data"])
+    return pairs(tree, plot_collapse.PANELS, words)
 
 
 class _Plan(NamedTuple):
@@ -551,7 +521,7 @@ def _phases_rows(runs):
         back = last("down")
         falling = "never" if back != back else f"from {back:.3g}"
         found = f"nonzero up to {last('up'):.3g} rising, {falling} falling"
-        yield {"experiment": "phases", "case": case, **decays, "finding": found}
+        yield {"case": case, **decays, "finding": found}
 
 
 def _slices_rows(runs):
@@ -562,7 +532,7 @@ def _slices_rows(runs):
             lowest = float(line.min() - runs.origin)
             b = abs(float(runs.b[int(line.argmin("b"))]))
             finding = f"least at |b| = {b:.2f}, {-lowest:.3g} below the origin"
-            yield {"experiment": "slices", "case": f"{name}, {weights}", "finding": finding}
+            yield {"case": f"{name}, {weights}", "finding": finding}
 
 
 def _training_rows(runs):
@@ -581,7 +551,6 @@ def _training_rows(runs):
             middle = some.median("seed")
             low, high = float(middle.min()), float(middle.max())
             yield {
-                "experiment": "training",
                 "case": f"{method}, {words}",
                 "finding": f"medians {low:.1e} to {high:.1e} above the exact minimum "
                 f"(over the loss at the origin); {int((some < 0.01).sum())} of {some.size} "
@@ -597,7 +566,6 @@ def _trapping_rows(runs):
             free = some.decay[(share > 0.5).to_numpy()]
             last = float(free.max()) if free.size else float("nan")
             yield {
-                "experiment": "trapping",
                 "case": f"variance of inputs {scale:g}, gain {gain:.3g}",
                 "critical": f"{float(some.critical):.4g}",
                 "spinodal": f"{float(some.spinodal):.4g}",
@@ -615,7 +583,7 @@ def _variance_rows(runs):
         worst = float(off[error.to_numpy() > 0].max())
         peak = line[name][int(line.argmax(name))]
         finding = f"largest at {name} {float(peak):.3g}; draws within {worst:.1f} errors"
-        yield {"experiment": "variance", "case": f"against {name}", "finding": finding}
+        yield {"case": f"against {name}", "finding": finding}
 
 
 def layers_of(kind, count) -> str:
@@ -639,7 +607,7 @@ def _networks_rows(runs):
                 f"alive up to {last:.3g}; least curvature of the error at zero {low:.3g}"
             )
             case = f"{kind}, {layers_of(kind, maps)}"
-            yield {"experiment": "networks", "case": case, "finding": finding}
+            yield {"case": case, "finding": finding}
 
 
 _ROWS = {

@@ -13,7 +13,8 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Scalar
+from optax.tree_utils import tree_random_like
 
 from ..losses import AbstractLoss
 
@@ -80,7 +81,7 @@ def _local_energy(loss, network, radius, samples, key):
     measure = getattr(loss, "errors", loss)
 
     def disturbed(key, radius):
-        noise = _scaled(_normal(key, network), network)
+        noise = _scaled(tree_random_like(key, network, jr.normal), network)
         return measure(jax.tree.map(lambda w, z: w + radius * z, network, noise))
 
     def mean(radius):
@@ -172,7 +173,7 @@ def _anneal(loss, network, distance, key, walkers, stages, sweeps):
     move = lambda w, u: overlap * w + across * u
     errors = lambda u: loss.samples * _errors(loss)(jax.tree.map(move, network, u))
     start, climb = jr.split(key)
-    draw = lambda key: _tangent(_normal(key, network), network)
+    draw = lambda key: _tangent(tree_random_like(key, network, jr.normal), network)
     place = jax.vmap(draw)(jr.split(start, walkers))
     dtype = distance.dtype
     cold = jnp.concatenate([jnp.zeros(1), jnp.geomspace(0.05, 12, stages)]).astype(dtype)
@@ -205,7 +206,7 @@ def _sweep(errors, network, beta, carry, key):
 
     def propose(u, old, key):
         draw, accept = jr.split(key)
-        other = _tangent(_normal(draw, network), network)
+        other = _tangent(tree_random_like(draw, network, jr.normal), network)
         turned = lambda a, b: jnp.cos(angle) * a + jnp.sin(angle) * b
         new = _tangent(jax.tree.map(turned, u, other), network)
         energy = errors(new)
@@ -226,13 +227,6 @@ def _errors(loss):
             f"loss is a `{type(loss).__name__}`."
         )
     return loss.errors
-
-
-def _normal(key: PRNGKeyArray, network: PyTree[Array]) -> PyTree[Array]:
-    leaves, structure = jax.tree.flatten(network)
-    keys = jr.split(key, len(leaves))
-    drawn = [jr.normal(k, w.shape, w.dtype) for k, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _scaled(noise, network):
