@@ -31,6 +31,7 @@ from .variants import (
     Replicated as Replicated,
     centre as centre,
 )
+from .modules import FunctionLoss as FunctionLoss
 from .patterns import (
     Classification as Classification,
     random_patterns as random_patterns,
@@ -43,6 +44,8 @@ from .dynamics import (
     gradient_flow as gradient_flow,
     ExponentialRosenbrock as ExponentialRosenbrock,
     gradient_descent as gradient_descent,
+    central_flow as central_flow,
+    at_limit as at_limit,
     flatten as flatten,
     least_action as least_action,
     message_passing as message_passing,
@@ -50,6 +53,7 @@ from .dynamics import (
     keep_norms as keep_norms,
     entropy_sgd as entropy_sgd,
     Trajectory as Trajectory,
+    Edge as Edge,
     Status as Status,
     value as value,
     snapshot as snapshot,
@@ -67,6 +71,11 @@ from .observables import (
     spectral_density as spectral_density,
     stability_threshold as stability_threshold,
     preconditioner as preconditioner,
+    sharpening as sharpening,
+    oscillation as oscillation,
+    predicted_oscillation as predicted_oscillation,
+    reversal as reversal,
+    at_centre as at_centre,
     singular_values as singular_values,
     alignment as alignment,
     chance_alignment as chance_alignment,

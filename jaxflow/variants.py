@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
 from .losses import AbstractLoss
 
 
-class _Variant(AbstractLoss):
+class Variant(AbstractLoss):
     """What is left to the loss inside."""
 
     loss: eqx.AbstractVar[AbstractLoss]
@@ -37,14 +37,14 @@ class _Variant(AbstractLoss):
     def samples(self) -> int | None:
         return self.loss.samples
 
-    def select(self, indices: Int[Array, " batch"]) -> "_Variant":
+    def select(self, indices: Int[Array, " batch"]) -> "Variant":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.select(indices))
 
-    def redraw(self, key: PRNGKeyArray) -> "_Variant":
+    def redraw(self, key: PRNGKeyArray) -> "Variant":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.redraw(key))
 
 
-class Annealed(_Variant):
+class Annealed(Variant):
     r"""A loss whose numbers follow schedules while `gradient_descent` descends it.
 
     `Annealed(loss, robustness=optax.exponential_decay(...))` has at every step the
@@ -93,7 +93,7 @@ class Annealed(_Variant):
         return eqx.tree_at(numbers, self.loss, now).at(count)
 
 
-class Normalised(_Variant):
+class Normalised(Variant):
     r"""A loss of directions alone: of every row of weights, scaled to $\|w\|^2 = n$.
 
     With $n$ the length of the row. Its gradient and Hessian in weights that are not
@@ -122,7 +122,7 @@ class Normalised(_Variant):
         return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
-class Replicated(_Variant):
+class Replicated(Variant):
     r"""Copies of a network that attract each other, each on a loss of its own.
 
     $$ \sum_{a=1}^y \mathcal{L}(\theta_a) + \frac{\lambda}{2} \sum_{a=1}^y

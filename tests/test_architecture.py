@@ -12,12 +12,13 @@ MAY_IMPORT = {
     "init": {"networks"},
     "losses": {"networks"},
     "variants": {"losses"},
+    "modules": {"losses", "variants"},
     "patterns": {"networks", "losses"},
-    "dynamics": {"kernels", "networks", "losses", "variants", "patterns"},
-    "observables": {"kernels", "networks", "losses", "variants", "patterns"},
+    "dynamics": {"kernels", "networks", "losses", "variants", "modules", "patterns"},
+    "observables": {"kernels", "networks", "losses", "variants", "modules", "patterns"},
     "theory": {"networks", "losses"},
     "experiments": {
-        *("networks", "init", "losses", "variants", "patterns"),
+        *("networks", "init", "losses", "variants", "modules", "patterns"),
         *("dynamics", "observables", "theory"),
     },
 }

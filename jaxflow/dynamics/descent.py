@@ -17,15 +17,16 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
+from ..modules import Loss, parts, whole
 from . import lanes
 from .batching import anywhere
 from .trajectory import (
     Observable,
     Trajectory,
-    check,
     judge,
     norm,
     record,
+    returned,
     value,
 )
 
@@ -33,8 +34,8 @@ Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransform
 
 
 def gradient_descent(
-    loss: AbstractLoss,
-    network: PyTree[Array],
+    loss: Loss,
+    network: PyTree,
     steps: int,
     *,
     step_size: ScalarLike | Callable[[Array], Scalar] | None = None,
@@ -63,8 +64,8 @@ def gradient_descent(
     them. Results agree to rounding.
 
     Args:
-        loss: What to descend.
-        network: Where to start.
+        loss: What to descend: a loss, or any scalar function of a network.
+        network: Where to start: a network, or any Equinox module, or tree of weights.
         steps: The number of steps.
         step_size: The step size $\eta$, or an Optax schedule, a function of the number
             of steps taken. Schedules are compared by identity: make one once, or pass
@@ -93,7 +94,8 @@ def gradient_descent(
         ValueError: If an argument is out of range or contradicts another, or network and
             loss do not fit.
     """
-    dtype = check("gradient_descent", loss, network)
+    loss, network = parts("gradient_descent", loss, network)
+    dtype = jax.tree.leaves(network)[0].dtype
     if steps < 1:
         raise ValueError(f"`gradient_descent(steps=...)` must be positive, but is {steps}.")
     every = check_every(every, steps)
@@ -122,7 +124,8 @@ def gradient_descent(
     observe = {"loss": value} if observe is None else dict(observe)
     options = (optimizer, steps, every, batch_size, progress_meter)
     tolerances = jnp.asarray(tolerance)
-    return _descend(loss, network, step_size, key, tolerances, observe, until, options)
+    task = loss, network, step_size, key, tolerances, observe, until, options
+    return returned(loss, _descend(*task))
 
 
 def check_every(
@@ -228,7 +231,7 @@ def travel(way, step, network):
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
         going = alive & jnp.isfinite(norm(new.network))
         if way.until is not None:
-            going &= ~way.until(step.loss, new.network)
+            going &= ~way.until(*whole(step.loss, new.network))
         meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
         return (new, going, meter_state), (*_seen(new, alive), alive)
 

@@ -1,6 +1,7 @@
 """Continuous time: the gradient-flow ODE, integrated by Diffrax."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -11,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
-from ..losses import AbstractLoss
+from ..modules import Loss, parts, whole
 from .batching import in_turn
 from .exponential import ExponentialRosenbrock
 from .trajectory import (
@@ -19,17 +20,17 @@ from .trajectory import (
     Status,
     Trajectory,
     arrived,
-    check,
     judge,
     norm,
     record,
+    returned,
     value,
 )
 
 
 def gradient_flow(
-    loss: AbstractLoss,
-    network: PyTree[Array],
+    loss: Loss,
+    network: PyTree,
     times: ArrayLike | Sequence[ScalarLike],
     *,
     observe: Mapping[str, Observable] | None = None,
@@ -54,8 +55,8 @@ def gradient_flow(
     written at the call is a new function each time.
 
     Args:
-        loss: What to descend.
-        network: Where to start.
+        loss: What to descend: a loss, or any scalar function of a network.
+        network: Where to start: a network, or any Equinox module, or tree of weights.
         times: Increasing times to report at. The first is the start, the last the end;
             `jnp.inf` as the last is where the run has arrived, see `Status`.
         observe: What to report at each time, by name. Defaults to the loss alone.
@@ -89,7 +90,8 @@ def gradient_flow(
             of the weights, or network and loss do not fit.
         RuntimeError: If the integration fails, or traced `times` do not increase.
     """
-    dtype = check("gradient_flow", loss, network)
+    loss, network = parts("gradient_flow", loss, network)
+    dtype = jax.tree.leaves(network)[0].dtype
     double = dtype == jnp.float64
     finest = 8 * float(jnp.finfo(dtype).eps)
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
@@ -127,7 +129,32 @@ def gradient_flow(
     observe = {"loss": value} if observe is None else dict(observe)
     task = loss, network, jnp.asarray(times), jnp.asarray(tolerance, dtype)
     options = control, adjoint, max_steps, progress_meter
-    return _flow(*task, observe, until, solvers, options, throw, endless)
+    run = _flow(*task, observe, until, solvers, options, throw, endless)
+    return returned(loss, run)
+
+
+class at_limit(eqx.Module):
+    r"""An observable of where the gradient flow from here would arrive.
+
+    `at_limit(jf.sharpness)` of each iterate of a descent is the "gradient-flow
+    sharpness" of Kreisler et al. (2023): it falls while descent is at the edge of
+    stability, in their scalar networks without exception, elsewhere nearly. A flow to its
+    end at every record is dear: record seldom.
+
+    Args:
+        observable: The observable.
+        options: Of `gradient_flow`, such as `tolerance`.
+    """
+
+    observable: Observable
+    options: dict[str, Any]
+
+    def __init__(self, observable: Observable, **options: Any):
+        self.observable, self.options = observable, {"throw": False, **options}
+
+    def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
+        run = gradient_flow(loss, network, (0.0, jnp.inf), **self.options)
+        return self.observable(loss, run.network)  # pyright: ignore
 
 
 _FINER = ' For finer flows use `jax.config.update("jax_enable_x64", True)`.'
@@ -171,7 +198,7 @@ def _follow(
     )
     events = {}
     if until is not None:
-        events["until"] = lambda t, y, args, **_: until(args[0], y)
+        events["until"] = lambda t, y, args, **_: until(*whole(args[0], y))
     if endless:
         events["arrived"] = lambda t, y, args, **_: arrived(args[0], y, args[1])
     adjoint = options[1]
@@ -313,13 +340,13 @@ class _Capped(dfx.PIDController):
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return jnp.minimum(end, t0 + self.longest(args[0], y0)), state
+        return jnp.minimum(end, t0 + self.longest(*whole(args[0], y0))), state
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, *rest):
         found = super().adapt_step_size(t0, t1, y0, y1_candidate, args, *rest)
         kept, begin, end, *others = found
         now = jax.tree.map(lambda a, b: jnp.where(kept, b, a), y0, y1_candidate)
-        end = jnp.minimum(end, begin + self.longest(args[0], now))
+        end = jnp.minimum(end, begin + self.longest(*whole(args[0], now)))
         return kept, begin, end, *others
 
 

@@ -12,10 +12,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
+from ..modules import parts
 from ..networks import Committee
 from ..patterns import Classification
 from .descent import Way, check_every, join, travel
-from .trajectory import Observable, Status, Trajectory, check, norm, record, value
+from .trajectory import Observable, Status, Trajectory, norm, record, value
 
 
 def least_action(
@@ -99,7 +100,7 @@ def check_search(
             f"`{name}` needs a `Classification` and a `Committee`, but is given a "
             f"`{type(loss).__name__}` and a `{type(network).__name__}`."
         )
-    check(name, loss, network)
+    parts(name, loss, network)
     jax.eval_shape(loss, network)
     return loss, network
 

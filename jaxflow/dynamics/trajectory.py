@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..kernels import batched
 from ..losses import AbstractLoss
+from ..modules import Completed, of_modules, whole
 from .batching import anywhere
 from .krylov import quadrature
 
@@ -53,6 +53,40 @@ class Status(enum.IntEnum):
     EXHAUSTED = 7
 
 
+class Edge(eqx.Module):
+    r"""What a central flow knows of the oscillation that it averages over.
+
+    Eigenvalues are of the Hessian, or, for an optimiser with a preconditioner $P$, of
+    $P^{-1} H$, and compare with `threshold`, that of `stability_threshold`.
+
+    Attributes:
+        threshold: Where the optimiser becomes unstable: $2 / \eta$ for gradient descent.
+        eigenvalues: The largest ones at each record, one more than there are directions.
+        modes: The eigenvalues of the covariance $\Sigma$ of weights, largest first; their
+            sum is the mean square of the distance of iterates from the centre.
+        average: The observables to average, by name, as descent shows them.
+        corrected: The sharpness around which descent oscillates, to the next order: at the
+            centre less $\sigma^2 \partial_u^4 \mathcal{L} / 6$ along the main mode $u$, for
+            descent balances the chord of the gradient and not its tangent.
+        gap: The largest gap of complementarity up to each record.
+        violation: The largest relative excess of an eigenvalue over the threshold so far.
+        residual: The largest residual of a critical eigenvector so far, relative to the
+            threshold.
+        saturated: Whether all directions were at the edge at some record; there may
+            then be more, and `directions` should be larger.
+    """
+
+    threshold: Float[Array, ""]
+    eigenvalues: Float[Array, "times more"]
+    modes: Float[Array, "times directions"]
+    average: dict[str, PyTree[Array]]
+    corrected: Float[Array, " times"]
+    gap: Float[Array, " times"]
+    violation: Float[Array, " times"]
+    residual: Float[Array, " times"]
+    saturated: Bool[Array, ""]
+
+
 class Trajectory(eqx.Module):
     r"""A run: what was observed, where it ended, and how.
 
@@ -70,6 +104,7 @@ class Trajectory(eqx.Module):
             half of $g^\\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
             seen from the directions that $g$ moves in; all of the excess where $g$ points
             into flat or downward curved ones by more than rounding.
+        edge: What a central flow knows of the oscillation; of others, nothing.
     """
 
     time: Float[Array, " times"]
@@ -78,6 +113,7 @@ class Trajectory(eqx.Module):
     steps: Int[Array, ""]
     status: Int[Array, ""]
     remaining: Float[Array, ""]
+    edge: Edge | None = None
 
     @property
     def ok(self) -> Bool[Array, "..."]:
@@ -86,13 +122,14 @@ class Trajectory(eqx.Module):
         return ~jnp.isin(self.status, jnp.array(bad, jnp.int32))
 
 
+@of_modules
 def value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The loss."""
     return loss(network)
 
 
 def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
-    """The network itself."""
+    """The network itself; of a module that holds more than weights, its weights."""
     del loss
     return network
 
@@ -109,11 +146,20 @@ def record(
     def see(network):
         finite = jnp.isfinite(norm(network))
         safe = jax.tree.map(lambda w: jnp.where(finite, w, 0), network)
-        seen = {name: observable(loss, safe) for name, observable in observe.items()}
+        given = whole(loss, safe)
+        seen = {name: observable(*given) for name, observable in observe.items()}
+        seen = eqx.filter(seen, eqx.is_array)
         blank = lambda v: jnp.where(finite, v, jnp.nan) if eqx.is_inexact_array(v) else v
         return jax.tree.map(blank, seen)
 
     return jax.lax.map(see, networks)
+
+
+def returned(loss: AbstractLoss, run: Trajectory) -> Trajectory:
+    """The run as the user gets it: its end is a module again, if the start was."""
+    if not isinstance(loss, Completed):
+        return run
+    return eqx.tree_at(lambda r: r.network, run, whole(loss, run.network)[1])
 
 
 def arrived(loss: AbstractLoss, network: PyTree[Array], limit: Scalar) -> Bool[Array, ""]:
@@ -227,27 +273,3 @@ def _remaining_if(unsure, loss, network):
 def norm(tree: PyTree[Array]) -> Scalar:
     """The Euclidean norm of all entries together."""
     return jnp.sqrt(sum(jnp.sum(w**2) for w in jax.tree.leaves(tree)))
-
-
-def check(name: str, loss: Any, network: PyTree[Array]) -> jnp.dtype:
-    """The precision that a run computes in.
-
-    Raises:
-        ValueError: If the network is not made of floating-point arrays of the precision
-            of the loss.
-    """
-    leaves = jax.tree.leaves(network)
-    if not leaves or not all(eqx.is_inexact_array(leaf) for leaf in leaves):
-        raise ValueError(
-            f"`{name}(network=...)` must be made of floating-point arrays, but holds "
-            f"{[getattr(leaf, 'dtype', type(leaf).__name__) for leaf in leaves]}."
-        )
-    dtypes = {leaf.dtype.name for leaf in leaves}
-    data = {d.dtype.name for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
-    if len(dtypes | data) > 1:
-        raise ValueError(
-            f"`{name}` needs one precision throughout, but the network is in "
-            f"{sorted(dtypes)} and the loss in {sorted(data)}. Build both after "
-            '`jax.config.update("jax_enable_x64", True)`, or cast one of them.'
-        )
-    return leaves[0].dtype

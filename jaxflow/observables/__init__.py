@@ -22,6 +22,13 @@ from .density import (
     SpectralDensity as SpectralDensity,
     spectral_density as spectral_density,
 )
+from .edge import (
+    at_centre as at_centre,
+    oscillation as oscillation,
+    predicted_oscillation as predicted_oscillation,
+    reversal as reversal,
+    sharpening as sharpening,
+)
 from .flatness import (
     LocalEntropy as LocalEntropy,
     error_rate as error_rate,

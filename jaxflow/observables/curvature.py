@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..losses import AbstractLoss, Regression
+from ..modules import of_modules
 from ..networks import DeepLinear
 from . import invariant
 from .lanczos import largest as _largest
@@ -20,6 +21,7 @@ from .lanczos import largest as _largest
 Part = Literal["hessian", "gauss_newton", "residual"]
 
 
+@of_modules
 def hessian(
     loss: AbstractLoss, network: PyTree[Array], *, part: Part = "hessian"
 ) -> lx.FunctionLinearOperator:
@@ -86,6 +88,7 @@ class Spectrum(eqx.Module):
     converged: Bool[Array, ""]
 
 
+@of_modules
 def sharpness(
     loss: AbstractLoss,
     network: PyTree[Array],
@@ -131,6 +134,7 @@ def _sharpness(loss, network, preconditioner, start, rtol, most, key):
     return _differentiable((loss, network, None), "hessian", value[None], vectors)[0]
 
 
+@of_modules
 def spectrum(
     loss: AbstractLoss,
     network: PyTree[Array],

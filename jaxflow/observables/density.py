@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from ..losses import AbstractLoss
+from ..modules import of_modules
 from .curvature import Part, frozen, operator
 
 
@@ -52,6 +53,7 @@ class SpectralDensity(eqx.Module):
         return _mean(jnp.sum(self.weights[None] * bells, axis=-1).T)
 
 
+@of_modules
 def spectral_density(
     loss: AbstractLoss,
     network: PyTree[Array],

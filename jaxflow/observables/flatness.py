@@ -17,8 +17,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Scalar
 from optax.tree_utils import tree_random_like
 
 from ..losses import AbstractLoss
+from ..modules import of_modules
 
 
+@of_modules
 def error_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The share of patterns whose class is wrong; what is not a number is wrong.
 
@@ -28,6 +30,7 @@ def error_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     return _errors(loss)(network)
 
 
+@of_modules
 def solved(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
     """Whether no pattern is wrong: for the `until` of a run.
 
@@ -40,6 +43,7 @@ def solved(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
     return answer
 
 
+@of_modules
 def local_energy(
     loss: AbstractLoss,
     network: PyTree[Array],
@@ -107,6 +111,7 @@ class LocalEntropy(eqx.Module):
     reliable: Bool[Array, "..."]
 
 
+@of_modules
 def local_entropy(
     loss: AbstractLoss,
     network: PyTree[Array],

@@ -5,14 +5,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from ..losses import AbstractLoss, Regression, Sum
+from ..modules import of_modules
 from ..networks import DeepLinear
 
 
+@of_modules
 def excess(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The loss above its floor, to full relative precision."""
     return loss.excess(network)
 
 
+@of_modules
 def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The Euclidean norm of the gradient in all weights."""
     leaves = jax.tree.leaves(jax.grad(loss.excess)(network))

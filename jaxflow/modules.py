@@ -1,0 +1,151 @@
+r"""Networks and losses of the user's own: any Equinox module, any function of it.
+
+A module may hold more than weights: activation functions, names, flags. Inside this library
+a network is its weights alone, so such a module is split on the way in, its other leaves
+join the loss, and what comes out is whole again.
+"""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree, Scalar
+
+from .losses import AbstractLoss
+from .variants import Variant
+
+Loss = AbstractLoss | Callable[[Any], Scalar]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FunctionLoss(AbstractLoss):
+    r"""A loss from any scalar function of a network, such as one that training code has.
+
+    Wherever a loss is expected the function itself will do; as a `FunctionLoss` it can be
+    added to others and multiplied. Its floor is zero: where the least value is another,
+    verdicts and tolerances count from zero all the same.
+
+    Args:
+        function: The function. Compared by identity, so define it once; data that it is
+            bound to by `equinox.Partial` may change without compiling again.
+    """
+
+    arrays: PyTree[Array]
+    rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
+
+    def __init__(self, function: Callable[[Any], Scalar]):
+        self.arrays, self.rest = _split(function, eqx.is_array)
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros(())
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        return _join(self.arrays, self.rest)(network)
+
+
+class Completed(Variant):
+    """A loss of modules, as a function of their weights."""
+
+    loss: AbstractLoss
+    rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
+
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        return self.loss.excess(self.prepare(network))
+
+    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+        return self.loss.outputs(self.prepare(network))
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        return self.loss.criterion(outputs)
+
+    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+        return _join(network, self.rest)
+
+    def at(self, count: Array) -> AbstractLoss:
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
+
+
+def parts(name: str, loss: Loss, network: PyTree) -> tuple[AbstractLoss, PyTree[Array]]:
+    """A loss, and the weights that it is a function of.
+
+    Raises:
+        ValueError: If there are no weights, or they are not of floating point and of the
+            precision of the loss; if the loss is not a scalar function of the network.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)]
+    kinds = sorted({str(leaf.dtype) for leaf in arrays})
+    if not arrays or not all(eqx.is_inexact_array(leaf) for leaf in arrays):
+        raise ValueError(
+            f"`{name}(network=...)` must be made of floating-point arrays, but holds "
+            f"{kinds or 'no arrays'}. Make whole numbers static fields, "
+            "`equinox.field(static=True)`, or close over them."
+        )
+    data = {d.dtype.name for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
+    if len(data | set(kinds)) > 1:
+        raise ValueError(
+            f"`{name}` needs one precision throughout, but the network is in "
+            f"{kinds} and the loss in {sorted(data)}. Build both after "
+            '`jax.config.update("jax_enable_x64", True)`, or cast one of them.'
+        )
+    if not isinstance(loss, AbstractLoss):
+        loss = _checked(name, loss, network)
+    if len(jax.tree.leaves(network)) == len(arrays):
+        return loss, network
+    weights, rest = _split(network, eqx.is_inexact_array)
+    return Completed(loss=loss, rest=rest), weights  # pyright: ignore
+
+
+def whole(loss: AbstractLoss, network: PyTree[Array]) -> tuple[AbstractLoss, PyTree]:
+    """What the user gave: a loss and a network, with all that `parts` took away."""
+    if isinstance(loss, Completed):
+        loss, network = loss.loss, loss.prepare(network)
+    return loss, network
+
+
+def of_modules(
+    function: Callable[Concatenate[AbstractLoss, PyTree[Array], P], T],
+) -> Callable[Concatenate[Loss, PyTree, P], T]:
+    """A function of a loss and weights, for any loss and module."""
+
+    @ft.wraps(function)
+    def call(loss: Loss, network: PyTree, *args: P.args, **kwargs: P.kwargs) -> T:
+        name = function.__name__  # pyright: ignore
+        return function(*parts(name, loss, network), *args, **kwargs)
+
+    return call
+
+
+def _checked(name: str, function: Any, network: Any) -> AbstractLoss:
+    if not callable(function):
+        raise ValueError(
+            f"`{name}(loss=...)` must be a loss or a scalar function of a network, but is "
+            f"of type `{type(function).__name__}`."
+        )
+    found = eqx.filter_eval_shape(function, network)
+    if getattr(found, "shape", None) != () or not eqx.is_inexact_array(
+        jnp.zeros((), getattr(found, "dtype", int))
+    ):
+        given = getattr(found, "shape", type(found).__name__)
+        raise ValueError(
+            f"`{name}(loss=...)` must return one number of floating point for a network, "
+            f"but returns {given} of {getattr(found, 'dtype', 'no precision')}. Take a "
+            "mean or a sum."
+        )
+    return FunctionLoss(function)  # pyright: ignore
+
+
+def _split(tree, condition):
+    """The leaves that meet the condition, and all others as something to compare by."""
+    chosen, rest = eqx.partition(tree, condition)
+    leaves, structure = jax.tree.flatten(rest, is_leaf=lambda leaf: leaf is None)
+    return chosen, (tuple(leaves), structure)
+
+
+def _join(chosen, rest):
+    leaves, structure = rest
+    return eqx.combine(chosen, jax.tree.unflatten(structure, leaves))

@@ -1,0 +1,125 @@
+r"""The edge of stability: what drives descent there, and how it oscillates.
+
+Oscillations are of plain gradient descent, seen from an iterate and the two that follow.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
+
+from ..losses import AbstractLoss
+from ..modules import of_modules, whole
+from .curvature import sharpness, spectrum
+
+
+@of_modules
+def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    r"""The rate $-\langle \nabla S, \nabla \mathcal{L} \rangle$ at which the flow sharpens.
+
+    In sharpness $S$ per unit of training time. Where it is positive, descent is on its way
+    to the edge of stability ("progressive sharpening", Cohen et al., 2021), or held there.
+    """
+    slope, rise = jax.grad(loss.excess)(network), jax.grad(sharpness, 1)(loss, network)
+    return -_dot(slope, rise)
+
+
+@of_modules
+def oscillation(
+    loss: AbstractLoss,
+    network: PyTree[Array],
+    *,
+    step_size: ScalarLike,
+    directions: int | None = None,
+) -> Float[Array, "..."]:
+    r"""The squared distance of the next iterate from the centre of the oscillation.
+
+    $\|\theta_1 - \bar\theta\|^2$ with $\bar\theta = (\theta_0 + 2 \theta_1 + \theta_2)/4$,
+    from which two-step cycles and constant drifts have vanished. A central flow predicts it
+    by the sum of `Edge.modes`.
+
+    Args:
+        step_size: The step size of the descent.
+        directions: The squares along as many top eigenvectors of the Hessian at the centre
+            instead, largest eigenvalue first.
+    """
+    (_, second, _), middle = _three(loss, network, step_size)
+    move = jax.tree.map(jnp.subtract, second, middle)
+    if directions is None:
+        return _dot(move, move)
+    vectors = spectrum(loss, middle, largest=directions).vectors
+    return jax.vmap(lambda v: _dot(v, move) ** 2)(vectors)
+
+
+@of_modules
+def predicted_oscillation(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    r"""The mean square of an oscillation that would keep the sharpness from rising.
+
+    $\sigma^2 = 2 \max(0, -\langle \nabla S, \nabla \mathcal{L} \rangle) / \|\nabla
+    S\|^2$, of an oscillation along the top eigenvector alone (Damian, Nichani & Lee, 2023,
+    in the form of the central flow). It is for the centre: `at_centre` takes it there.
+    """
+    slope, rise = jax.grad(loss.excess)(network), jax.grad(sharpness, 1)(loss, network)
+    square = _dot(rise, rise)
+    need = jnp.maximum(-_dot(slope, rise), 0)
+    return 2 * need / jnp.where(square > 0, square, 1)
+
+
+@of_modules
+def reversal(
+    loss: AbstractLoss, network: PyTree[Array], *, step_size: ScalarLike
+) -> Scalar:
+    r"""The cosine between the next two steps of descent: 1 if straight on, -1 if back.
+
+    A cycle of two steps has -1. Zero where there is no step.
+    """
+    (first, second, third), _ = _three(loss, network, step_size)
+    there = jax.tree.map(jnp.subtract, second, first)
+    back = jax.tree.map(jnp.subtract, third, second)
+    size = jnp.sqrt(_dot(there, there) * _dot(back, back))
+    return _dot(there, back) / jnp.where(size > 0, size, 1)
+
+
+class at_centre(eqx.Module):
+    r"""An observable of the centre of the oscillation, see `oscillation`.
+
+    The sharpness of iterates jumps with every step; that of their centre,
+    `at_centre(jf.sharpness, step_size=0.1)`, is what stays near $2 / \eta$.
+
+    Args:
+        observable: The observable.
+        step_size: The step size of the descent.
+    """
+
+    observable: Callable[..., PyTree[Array]]
+    step_size: ScalarLike
+
+    def __init__(self, observable: Callable[..., PyTree[Array]], *, step_size: ScalarLike):
+        self.observable, self.step_size = observable, step_size
+
+    def __call__(self, loss: AbstractLoss, network: PyTree) -> PyTree[Array]:
+        return _at_centre(loss, network, self.observable, self.step_size)
+
+
+@of_modules
+def _at_centre(loss, network, observable, step_size):
+    return observable(*whole(loss, _three(loss, network, step_size)[1]))
+
+
+def _three(loss, network, step_size):
+    """Three iterates, and their centre."""
+
+    def step(network):
+        move = lambda w, g: w - jnp.asarray(step_size, w.dtype) * g
+        return jax.tree.map(move, network, jax.grad(loss.excess)(network))
+
+    second = step(network)
+    third = step(second)
+    middle = jax.tree.map(lambda a, b, c: (a + 2 * b + c) / 4, network, second, third)
+    return (network, second, third), middle
+
+
+def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))  # pyright: ignore

@@ -1,0 +1,78 @@
+"""How descent oscillates, on a parabola where all is known, and a network."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxflow as jf
+
+CURVES = jnp.array([20.0, 1.0])
+
+
+def parabola(w):
+    return jnp.sum(CURVES * w**2) / 2
+
+
+def valley(n):
+    """Sharpness is `s`, which the flow raises at rate 0.01; swings of 0.02 stop it."""
+    return n["s"] * n["x"] ** 2 / 2 + n["y"] ** 2 - 0.01 * n["s"]
+
+
+def test_a_cycle_of_two():
+    w = jnp.array([0.3, 0.0])
+    options = {"step_size": 0.1}
+    np.testing.assert_allclose(jf.oscillation(parabola, w, **options), 0.09)
+    np.testing.assert_allclose(jf.reversal(parabola, w, **options), -1)
+    along = jf.oscillation(parabola, w, directions=2, **options)
+    np.testing.assert_allclose(along, [0.09, 0.0], atol=1e-12)
+    centre = jf.at_centre(jf.snapshot, **options)(parabola, w)
+    np.testing.assert_allclose(centre, 0, atol=1e-12)
+
+
+def test_a_straight_descent():
+    """Of rate 0.1 a step: the centre is on the way, a little off the curve."""
+    w = jnp.array([0.0, 1.0])
+    np.testing.assert_allclose(jf.reversal(parabola, w, step_size=0.1), 1)
+    away = 0.9 - (1 + 2 * 0.9 + 0.81) / 4
+    swing = jf.oscillation(parabola, w, step_size=0.1)
+    np.testing.assert_allclose(swing, away**2, rtol=1e-9)
+    assert jf.reversal(parabola, jnp.zeros(2), step_size=0.1) == 0
+
+
+def test_what_would_hold_the_sharpness():
+    n = {"x": jnp.zeros(()), "y": jnp.zeros(()), "s": jnp.asarray(19.0)}
+    np.testing.assert_allclose(jf.sharpening(valley, n), 0.01, rtol=1e-6)
+    np.testing.assert_allclose(jf.predicted_oscillation(valley, n), 0.02, rtol=1e-6)
+    falling = lambda n: valley(n) + 0.02 * n["s"]
+    assert jf.predicted_oscillation(falling, n) == 0
+
+
+def test_sharpening_is_the_slope_of_the_sharpness(problem, network):
+    watch = {"sharpness": jf.sharpness, "sharpening": jf.sharpening}
+    run = jf.gradient_flow(problem, network, (0.0, 1e-4, 2e-4), observe=watch)
+    before, middle, after = run.observed["sharpness"]
+    slope = (after - before) / 2e-4
+    np.testing.assert_allclose(run.observed["sharpening"][1], slope, rtol=1e-5)
+    assert before != middle
+
+
+def test_limit_of_the_flow(problem, network):
+    """The same from anywhere on it, and in a batch."""
+    watch = {"limit": jf.at_limit(jf.sharpness)}
+    run = jf.gradient_flow(problem, network, (0.0, 0.5), observe=watch)
+    end = jf.gradient_flow(problem, network, (0.0, jnp.inf)).network
+    np.testing.assert_allclose(run.observed["limit"], jf.sharpness(problem, end), rtol=1e-4)
+
+
+def test_of_modules():
+    module = eqx.nn.MLP(2, "scalar", 3, 1, activation=jnp.tanh, key=jax.random.key(0))
+    loss = lambda module: jnp.mean(jax.vmap(module)(jnp.eye(2)) ** 2)
+    seen = []
+
+    def watch(loss, network):
+        seen.append(type(network))
+        return jf.value(loss, network)
+
+    jf.at_centre(watch, step_size=0.1)(loss, module)
+    assert seen == [eqx.nn.MLP]
