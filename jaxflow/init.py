@@ -1,4 +1,4 @@
-r"""Where it starts: initial weights of deep linear networks, and of committees.
+r"""Where it starts: initial weights of deep linear networks, and of others.
 
 All of these can be batched with `jax.vmap` over `key`, and differentiated in `scale`.
 Weights have JAX's default precision, and the same key draws other numbers in another
@@ -10,6 +10,7 @@ A linear network with skip connections, $x \mapsto (I + A_L) \cdots (I + A_1) x$
 
 import functools as ft
 import itertools as it
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from .networks import Committee, DeepLinear
+from .networks import Committee, ConvNet, DeepLinear, per_layer
 
 
 def draw(
@@ -58,13 +59,15 @@ def gaussian(widths: Sequence[int], *, scale: ScalarLike, key: PRNGKeyArray) -> 
     """
     _check_widths("gaussian", widths)
     shapes = [(outputs, inputs) for inputs, outputs in it.pairwise(widths)]
-    ends = list(it.accumulate(rows * columns for rows, columns in shapes))
+    return DeepLinear(_normal(shapes, jnp.asarray(scale, float), key))
+
+
+def _normal(shapes, scale, key):
+    """Arrays of normal numbers, with one deviation for all or one for each number."""
+    ends = list(it.accumulate(math.prod(shape) for shape in shapes))
     # One draw for all layers: a generator for each takes seconds to compile.
-    numbers = jnp.asarray(scale, float) * jr.normal(key, (ends[-1],))
-    pieces = jnp.split(numbers, ends[:-1])
-    return DeepLinear(
-        tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
-    )
+    pieces = jnp.split(scale * jr.normal(key, (ends[-1],)), ends[:-1])
+    return tuple(p.reshape(shape) for p, shape in zip(pieces, shapes, strict=True))
 
 
 def orthogonal(
@@ -247,6 +250,57 @@ def balanced_rank_one(
     return DeepLinear(
         tuple(size * jnp.outer(then, first) for first, then in it.pairwise(units))
     )
+
+
+def convolutional(
+    image: tuple[int, int, int],
+    channels: Sequence[int],
+    size: int,
+    outputs: int,
+    *,
+    scale: ArrayLike,
+    activation: Callable[[Array], Array],
+    stride: int = 1,
+    key: PRNGKeyArray,
+) -> ConvNet:
+    r"""A `ConvNet` with independent normal entries of standard deviation `scale`.
+
+    He's start for rectifiers has $\sqrt{2 / n}$ in each layer, with the fan-in $n$: the
+    channels before times `size**2` for convolutions, all features for the readout.
+
+    Args:
+        image: Channels, height and width of an input.
+        channels: Channels behind each convolution.
+        size: Height and width of all kernels.
+        outputs: The number of outputs.
+        scale: One number, or one for each layer, that of the readout last.
+        activation: The function behind each convolution.
+        stride: The step of every convolution.
+        key: Randomness.
+
+    Raises:
+        ValueError: If there is no convolution, a number is not positive, or there is not
+            one scale for each layer.
+    """
+    if len(image) != 3 or not channels or min(*image, *channels, size, outputs, stride) < 1:
+        raise ValueError(
+            "`init.convolutional(image, channels, size, outputs, stride=...)` must hold "
+            "the channels, height and width of an image, a number of channels for each "
+            f"convolution, and positive numbers, but is {tuple(image)}, "
+            f"{tuple(channels)}, {size}, {outputs} and {stride}."
+        )
+    pairs = it.pairwise((image[0], *channels))
+    shapes: list[tuple[int, ...]]
+    shapes = [(after, before, size, size) for before, after in pairs]
+    height, width = image[1:]
+    for _ in channels:
+        height, width = -(-height // stride), -(-width // stride)
+    shapes.append((outputs, channels[-1] * height * width))
+    name = "init.convolutional(scale=...)"
+    scales = per_layer(jnp.asarray(scale, float), len(shapes), name)
+    each = jnp.repeat(scales, np.array([math.prod(shape) for shape in shapes]))
+    *kernels, readout = _normal(shapes, each, key)
+    return ConvNet(tuple(kernels), readout, activation, image, stride)
 
 
 def committee(

@@ -189,7 +189,7 @@ class Regression(AbstractLoss):
     $$ \frac1n \sum_i \|P W x_i - y_i\|^2
        = \mathrm{tr}\,(P W - W_\star)\, \Sigma\, (P W - W_\star)^\top + r, $$
 
-    with $W$ the product of the network's layers and $P$ a readout that is not trained. A
+    with $W$ the `product` of the network's layers and $P$ a readout that is not trained. A
     linear network meets its data only through these numbers, so a step costs the same for
     any sample size. Built from data by `regression`.
 
@@ -205,20 +205,20 @@ class Regression(AbstractLoss):
     floor: Float[Array, ""]
     readout: Float[Array, "out hidden"] | None = None
 
-    def outputs(self, network: DeepLinear) -> Float[Array, "out in"]:
+    def outputs(self, network: PyTree[Array]) -> Float[Array, "out in"]:
         return self.linear_map(network)
 
     def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
         gap = outputs - self.target
         return jnp.sum((gap @ self.covariance) * gap)
 
-    def least_excess(self, network: DeepLinear) -> Scalar | None:
+    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
         r"""That of the best map of the rank that fits through the narrowest layer.
 
         There are no other local minima (Baldi & Hornik, 1989, for two layers; Kawaguchi,
-        2016). Unknown with a readout.
+        2016). Unknown with a readout, and of networks that are not a `DeepLinear`.
         """
-        if self.readout is not None:
+        if self.readout is not None or not isinstance(network, DeepLinear):
             return None
         narrowest = min(n for w in network.weights for n in w.shape)
         if narrowest == min(self.target.shape):
@@ -227,13 +227,13 @@ class Regression(AbstractLoss):
         seen = self.target @ axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
         return jnp.sum(jnp.linalg.svd(seen, compute_uv=False)[narrowest:] ** 2)
 
-    def linear_map(self, network: DeepLinear) -> Float[Array, "out in"]:
-        r"""The end-to-end matrix $P W_L \\cdots W_1$, readout included.
+    def linear_map(self, network: PyTree[Array]) -> Float[Array, "out in"]:
+        r"""The end-to-end matrix $P W$, readout included.
 
         Raises:
-            ValueError: If the network does not fit the data.
+            ValueError: If the network is not linear, or does not fit the data.
         """
-        weights = network.weights
+        weights = _factors(network)
         layers = weights if self.readout is None else (*weights, self.readout)
         for wanted, given, what in (
             (self.target.shape[1], layers[0].shape[1], "accept the data's {} inputs"),
@@ -243,11 +243,25 @@ class Regression(AbstractLoss):
             if self.readout is None and "readout" in what:
                 continue
             if wanted != given:
+                widths = (weights[0].shape[1], *(w.shape[0] for w in weights))
                 raise ValueError(
-                    f"The network must {what.format(wanted)}, but has widths "
-                    f"{network.widths}."
+                    f"The network must {what.format(wanted)}, but has widths {widths}."
                 )
         return chain(*reversed(layers))
+
+
+def _factors(network: PyTree[Array]) -> tuple[Float[Array, "_ _"], ...]:
+    """Matrices that multiply to what a linear network does."""
+    if isinstance(network, DeepLinear):
+        return network.weights
+    product = getattr(network, "product", None)
+    if product is None:
+        raise ValueError(
+            "The network must be linear, and have its matrix as `product`, but is a "
+            f"`{type(network).__name__}`. For networks that are not linear use "
+            "`MeanSquaredError(x, y)`."
+        )
+    return (product,)
 
 
 class MeanSquaredError(AbstractLoss):
@@ -301,6 +315,156 @@ class MeanSquaredError(AbstractLoss):
         return MeanSquaredError(self.x[indices], self.y[indices], readout=self.readout)
 
 
+class MatrixSensing(AbstractLoss):
+    r"""Mean squared error of linear measurements of a linear network's matrix.
+
+    $\frac1n \sum_i (\langle A_i, W \rangle - y_i)^2$ with $W$ the `product` of the network
+    and $\langle A, W \rangle = \mathrm{tr}\, A^\top W$. Matrices $A_i$ with a single one
+    are matrix completion. On a `DeepLinear` it is deep matrix factorisation (Arora, Cohen,
+    Hu & Luo, 2019), on a `SymmetricLinear` that of Gunasekar et al. (2017).
+
+    Args:
+        x: The $A_i$, of shape `(samples, out, in)`.
+        y: What they measure, of shape `(samples,)`.
+
+    Raises:
+        ValueError: If there are no measurements, shapes do not fit, or numbers are not
+            finite; or a network is not linear, or its matrix has another shape.
+    """
+
+    x: Float[Array, "samples out in"]
+    y: Float[Array, " samples"]
+
+    def __init__(self, x: ArrayLike, y: ArrayLike):
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        dtype = jnp.result_type(float, x, y)
+        self.x, self.y = x.astype(dtype), y.astype(dtype)
+        if x.ndim != 3 or y.shape != x.shape[:1] or 0 in x.shape:
+            raise ValueError(
+                "`MatrixSensing(x, y)` must hold a matrix and a number for each "
+                f"measurement, but the shapes are {x.shape} and {y.shape}."
+            )
+        _check_finite("MatrixSensing", x=self.x, y=self.y)
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros((), self.y.dtype)
+
+    def outputs(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+        matrix = chain(*reversed(_factors(network)))
+        if matrix.shape != self.x.shape[1:]:
+            raise ValueError(
+                f"The network must have a product of shape {self.x.shape[1:]}, that of "
+                f"what is measured, but has {matrix.shape}."
+            )
+        return jnp.tensordot(self.x, matrix, 2)
+
+    def criterion(self, outputs: Float[Array, " samples"]) -> Scalar:
+        return jnp.mean((outputs - self.y) ** 2)
+
+    @property
+    def samples(self) -> int:
+        return self.y.shape[0]
+
+    def select(self, indices: Int[Array, " batch"]) -> "MatrixSensing":
+        which = lambda s: (s.x, s.y)
+        return eqx.tree_at(which, self, (self.x[indices], self.y[indices]))
+
+
+class CrossEntropy(AbstractLoss):
+    r"""The cross-entropy of several classes, of any network that returns their logits.
+
+    $$ \frac1n \sum_i -\log \frac{e^{f_{y_i}(x_i)}}{\sum_c e^{f_c(x_i)}}, $$
+
+    in natural units, to full relative precision also where it is small. Of two classes and
+    one output see `Classification`.
+
+    Args:
+        x: Inputs, of shape `(samples, in)`.
+        labels: The classes $y_i$, integers from 0, of shape `(samples,)`.
+
+    Raises:
+        ValueError: If there are no samples, shapes do not fit, inputs are not finite, or
+            labels are not integers from 0; or a network does not return a number for each
+            class, of which there are two at least.
+    """
+
+    x: Float[Array, "samples in"]
+    labels: Int[Array, " samples"]
+    # The least number that there can be: known while compiling, where labels are not.
+    classes: int = eqx.field(static=True)
+
+    def __init__(self, x: ArrayLike, labels: ArrayLike):
+        x, labels = jnp.asarray(x), jnp.asarray(labels)
+        if x.ndim != 2 or labels.shape != x.shape[:1] or 0 in x.shape:
+            raise ValueError(
+                "`CrossEntropy(x, labels)` must hold one sample a row and one label each, "
+                f"but the shapes are {x.shape} and {labels.shape}."
+            )
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                "`CrossEntropy(labels=...)` must be integers, but are of type "
+                f"{labels.dtype}. Pass `labels.astype(int)`, or `labels.argmax(axis=1)` of "
+                "one column for each class."
+            )
+        self.x = x.astype(jnp.result_type(float, x))
+        self.labels, self.classes = labels.astype(jnp.int32), 2
+        _check_finite("CrossEntropy", x=self.x)
+        if not isinstance(labels, Tracer):
+            known = np.asarray(labels)  # While tracing, JAX would trace the minimum.
+            least, most = int(known.min()), int(known.max())
+            if least < 0:
+                raise ValueError(
+                    f"`CrossEntropy(labels=...)` must count from 0, but go down to {least}."
+                )
+            self.classes = max(most + 1, 2)
+
+    @property
+    def floor(self) -> Scalar:
+        return jnp.zeros((), self.x.dtype)
+
+    def outputs(self, network: PyTree[Array]) -> Float[Array, "samples classes"]:
+        outputs = jax.vmap(network)(self.x)  # pyright: ignore
+        if outputs.ndim != 2 or outputs.shape[1] < self.classes:
+            raise ValueError(
+                f"The network must return a number for each of {self.classes} classes, "
+                f"with labels 0 to {self.classes - 1}, but returns {outputs.shape[1:]}."
+            )
+        return outputs
+
+    def criterion(self, outputs: Float[Array, "samples classes"]) -> Scalar:
+        # Differences first: near zero, that of two large logits would be all rounding.
+        gaps, others = self._gaps(outputs)
+        return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(gaps, axis=1, where=others)))
+
+    def margins(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+        r"""$f_{y_i}(x_i) - \max_{c \neq y_i} f_c(x_i)$: positive where it is right."""
+        gaps, others = self._gaps(self.outputs(network))
+        return -jnp.max(gaps, axis=1, where=others, initial=-jnp.inf)
+
+    def errors(self, network: PyTree[Array]) -> Float[Array, ""]:
+        """The share of samples that are wrong; what is not a number, or tied, is."""
+        return jnp.mean(~(self.margins(network) > 0), dtype=self.x.dtype)
+
+    def solved(self, network: PyTree[Array]) -> Bool[Array, ""]:
+        return jnp.all(self.margins(network) > 0)
+
+    def _gaps(self, outputs):
+        """By how much each class exceeds the right one, and which are others."""
+        labels = self.labels[:, None]
+        classes = jnp.arange(outputs.shape[1], dtype=labels.dtype)
+        right = jnp.take_along_axis(outputs, labels, axis=1)
+        return outputs - right, classes[None] != labels
+
+    @property
+    def samples(self) -> int:
+        return self.labels.shape[0]
+
+    def select(self, indices: Int[Array, " batch"]) -> "CrossEntropy":
+        which = lambda s: (s.x, s.labels)
+        return eqx.tree_at(which, self, (self.x[indices], self.labels[indices]))
+
+
 class NoisyNeurons(AbstractLoss):
     r"""The expected error of a linear network whose hidden neurons are noisy, exactly.
 
@@ -332,7 +496,12 @@ class NoisyNeurons(AbstractLoss):
     def floor(self) -> Scalar:
         return self.regression.floor
 
-    def excess(self, network: DeepLinear) -> Scalar:
+    def excess(self, network: PyTree[Array]) -> Scalar:
+        if not isinstance(network, DeepLinear):
+            raise ValueError(
+                "`NoisyNeurons` are those of a `DeepLinear`, but the network is a "
+                f"`{type(network).__name__}`. For others draw them: `SampledNeurons`."
+            )
         excess = self.regression.excess(network)  # Also whether it fits.
         hidden = network.depth - 1
         variances = per_layer(self.variance, hidden, "NoisyNeurons(variance=...)")
@@ -609,7 +778,12 @@ def _check_data(name, x, y, readout):
                 f"`{name}(readout=...)` must have a row for each of {y.shape[1]} outputs, "
                 f"but has shape {readout.shape}."
             )
-    for what, values in (("x", x), ("y", y), ("readout", readout)):
+    _check_finite(name, x=x, y=y, readout=readout)
+    return x, y, readout
+
+
+def _check_finite(name, **arrays):
+    for what, values in arrays.items():
         if values is None or isinstance(values, Tracer):
             continue
         if bad := np.argwhere(~np.isfinite(np.asarray(values))).tolist():
@@ -617,4 +791,3 @@ def _check_data(name, x, y, readout):
                 f"`{name}({what}=...)` must be finite, but {len(bad)} of {values.size} "
                 f"entries are not, the first at index {tuple(bad[0])}. Drop or fill them."
             )
-    return x, y, readout

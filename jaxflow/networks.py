@@ -3,6 +3,7 @@
 import abc
 import functools as ft
 import itertools as it
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -15,37 +16,17 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 
 class AbstractLayered(eqx.Module):
-    """A network of layers, each with one weight matrix and no bias."""
+    """A network of layers between flat vectors, each with weights of its own."""
 
-    weights: eqx.AbstractVar[tuple[Float[Array, "_ _"], ...]]
-
-    def __check_init__(self):
-        name = f"`{type(self).__name__}(weights=...)`"
-        if not self.weights:
-            raise ValueError(f"{name} must hold a layer, but is empty.")
-        for k, weight in enumerate(self.weights, start=1):
-            if weight.ndim != 2:
-                raise ValueError(
-                    f"{name} must hold matrices, but layer {k} has shape {weight.shape}. "
-                    "Build a batch of networks with `jax.vmap`."
-                )
-        for k, (first, then) in enumerate(it.pairwise(self.weights), start=1):
-            if then.shape[1] != first.shape[0]:
-                raise ValueError(
-                    f"{name} must chain, but layer {k} returns {first.shape[0]} numbers "
-                    f"and layer {k + 1} accepts {then.shape[1]} (shapes {first.shape} and "
-                    f"{then.shape})."
-                )
+    @property
+    @abc.abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        r"""The numbers $d_0, \dots, d_L$ of inputs, hidden neurons and outputs."""
 
     @property
     def depth(self) -> int:
         """The number of layers $L$."""
-        return len(self.weights)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        r"""The numbers $d_0, \dots, d_L$ of inputs, hidden neurons and outputs."""
-        return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
+        return len(self.widths) - 1
 
     @abc.abstractmethod
     def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
@@ -72,7 +53,35 @@ class AbstractLayered(eqx.Module):
         return DeepLinear(tuple(jacobians))
 
 
-class DeepLinear(AbstractLayered):
+class AbstractDense(AbstractLayered):
+    """A network of layers, each with one weight matrix and no bias."""
+
+    weights: eqx.AbstractVar[tuple[Float[Array, "_ _"], ...]]
+
+    def __check_init__(self):
+        name = f"`{type(self).__name__}(weights=...)`"
+        if not self.weights:
+            raise ValueError(f"{name} must hold a layer, but is empty.")
+        for k, weight in enumerate(self.weights, start=1):
+            if weight.ndim != 2:
+                raise ValueError(
+                    f"{name} must hold matrices, but layer {k} has shape {weight.shape}. "
+                    "Build a batch of networks with `jax.vmap`."
+                )
+        for k, (first, then) in enumerate(it.pairwise(self.weights), start=1):
+            if then.shape[1] != first.shape[0]:
+                raise ValueError(
+                    f"{name} must chain, but layer {k} returns {first.shape[0]} numbers "
+                    f"and layer {k + 1} accepts {then.shape[1]} (shapes {first.shape} and "
+                    f"{then.shape})."
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
+
+
+class DeepLinear(AbstractDense):
     r"""The deep linear map $x \mapsto W_L \cdots W_1 x$.
 
     A network is nothing but its weights, so a gradient, a velocity or a Hessian
@@ -114,7 +123,7 @@ class DeepLinear(AbstractLayered):
         return self.weights[k] @ h
 
 
-class MLP(AbstractLayered):
+class MLP(AbstractDense):
     r"""The multilayer perceptron $x \mapsto W_L\, \sigma(W_{L-1} \cdots \sigma(W_1 x))$.
 
     It has no biases, and no activation behind its last layer. The starts of `init` serve:
@@ -137,7 +146,7 @@ class MLP(AbstractLayered):
         return before if k == self.depth - 1 else jax.vmap(self.activation)(before)
 
 
-class ResidualMLP(AbstractLayered):
+class ResidualMLP(AbstractDense):
     r"""The residual network $h_k = h_{k-1} + W_k\, \sigma(h_{k-1})$, from $h_0 = x$.
 
     All layers are square; a fixed map to fewer outputs is the loss's `readout`. The starts
@@ -165,6 +174,175 @@ class ResidualMLP(AbstractLayered):
 
     def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
         return h + self.weights[k] @ jax.vmap(self.activation)(h)
+
+
+class DiagonalLinear(eqx.Module):
+    r"""The diagonal linear network $x \mapsto \langle w, x \rangle$, with one output.
+
+    $$ w = (u_1 \odot \cdots \odot u_L)^p - (v_1 \odot \cdots \odot v_L)^p, $$
+
+    entry by entry. Two `positive` rows are $u \odot v$; one of each and a `power` are
+    $u^D - v^D$ (Woodworth et al., 2020), `DiagonalLinear(u[None], v[None], power=D)`.
+
+    Args:
+        positive: The layers $u_1, \dots, u_L$, one a row.
+        negative: The layers $v_1, \dots, v_M$ of what is taken away, one a row; none
+            means that nothing is.
+        power: How often the layers are repeated, $p$, with the same weights.
+
+    Raises:
+        ValueError: If layers are not the rows of matrices with the same number of inputs,
+            or the power is not positive.
+    """
+
+    positive: Float[Array, "layers in"]
+    negative: Float[Array, "_ _"] | None = None
+    power: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        inputs = self.positive.shape[-1:]
+        for name, layers in (("positive", self.positive), ("negative", self.negative)):
+            if layers is None:
+                continue
+            if layers.ndim != 2 or 0 in layers.shape or layers.shape[1:] != inputs:
+                raise ValueError(
+                    f"`DiagonalLinear({name}=...)` must hold a layer a row, with as many "
+                    f"inputs as the others, but has shape {layers.shape}, and `positive` "
+                    f"{self.positive.shape}. A single layer `u` is `u[None]`."
+                )
+        if self.power < 1:
+            raise ValueError(
+                f"`DiagonalLinear(power=...)` must be positive, but is {self.power}."
+            )
+
+    @property
+    def product(self) -> Float[Array, "1 in"]:
+        """The end-to-end row $w$, as a matrix."""
+        row = jnp.prod(self.positive, axis=0) ** self.power
+        if self.negative is not None:
+            row -= jnp.prod(self.negative, axis=0) ** self.power
+        return row[None]
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " 1"]:
+        """The output for one input."""
+        return _apply(self.product, x)
+
+
+class SymmetricLinear(eqx.Module):
+    r"""The symmetric linear map $x \mapsto U U^\top x$, of one factor that acts twice.
+
+    A linear autoencoder with tied weights; on
+    `regression_from_moments(I, A, jnp.sum(A**2))` the symmetric factorisation
+    $\|U U^\top - A\|_F^2$ of a matrix.
+
+    Args:
+        factor: The matrix $U$, of shape `(in, hidden)`.
+
+    Raises:
+        ValueError: If the factor is no matrix.
+    """
+
+    factor: Float[Array, "in hidden"]
+
+    def __check_init__(self):
+        if self.factor.ndim != 2:
+            raise ValueError(
+                "`SymmetricLinear(factor=...)` must be a matrix, but has shape "
+                f"{self.factor.shape}. Build a batch of networks with `jax.vmap`."
+            )
+
+    @property
+    def product(self) -> Float[Array, "in in"]:
+        r"""The end-to-end matrix $U U^\top$."""
+        return self.factor @ self.factor.T
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " in"]:
+        """The output for one input."""
+        return _apply(self.factor, _apply(self.factor.T, x))
+
+
+def _apply(matrix, x):
+    if x.shape != matrix.shape[1:]:
+        raise ValueError(
+            f"The network must accept inputs of shape {x.shape}, but accepts those of "
+            f"shape {matrix.shape[1:]}."
+        )
+    return matrix @ x
+
+
+class ConvNet(AbstractLayered):
+    r"""A convolutional network of images that are given as flat vectors.
+
+    Convolutions (as everywhere in machine learning, correlations) with an activation behind
+    each, and a dense layer. There are no biases. Images are surrounded by as many zeros as
+    it takes to keep their size; with a stride $s$ every convolution divides it by $s$, and
+    rounds up. All layers are maps between flat vectors, so that whatever takes a layered
+    network takes this one; `linearised` has their Jacobians as dense matrices.
+
+    Args:
+        kernels: Of each convolution the weights, of shape `(channels after, channels
+            before, height, width)`.
+        readout: The last layer, of shape `(out, features)`.
+        activation: The function $\sigma$ of one number. Compared by identity.
+        image: Channels, height and width of an input, which is `image.ravel()`.
+        stride: The step $s$ of every convolution.
+
+    Raises:
+        ValueError: If there are no convolutions, layers do not chain, or a size is not
+            positive.
+    """
+
+    kernels: tuple[Float[Array, "_ _ _ _"], ...]
+    readout: Float[Array, "out features"]
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+    image: tuple[int, int, int] = eqx.field(static=True)
+    stride: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        sizes = (*self.image, self.stride)
+        if not isinstance(self.image, tuple) or len(sizes) != 4 or min(sizes) < 1:
+            raise ValueError(
+                "`ConvNet(image=..., stride=...)` must be a tuple of the channels, height "
+                f"and width of an image, and a step, all positive, but are {self.image} "
+                f"and {self.stride}."
+            )
+        if not self.kernels:
+            raise ValueError("`ConvNet(kernels=...)` must hold a kernel, but is empty.")
+        channels = self.image[0]
+        for k, kernel in enumerate(self.kernels, start=1):
+            if kernel.ndim != 4 or 0 in kernel.shape or kernel.shape[1] != channels:
+                raise ValueError(
+                    f"`ConvNet(kernels=...)` must chain, but layer {k} has shape "
+                    f"{kernel.shape}, where (channels, {channels}, height, width) fits. "
+                    "Build a batch of networks with `jax.vmap`."
+                )
+            channels = kernel.shape[0]
+        features = math.prod(self.shapes[-1])
+        if self.readout.ndim != 2 or self.readout.shape[1] != features:
+            raise ValueError(
+                f"`ConvNet(readout=...)` must be a matrix with {features} columns, for "
+                f"features of shape {self.shapes[-1]}, but has shape {self.readout.shape}."
+            )
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels, height and width of the input and behind each convolution."""
+        shapes = [self.image]
+        for kernel in self.kernels:
+            height, width = (-(-size // self.stride) for size in shapes[-1][1:])
+            shapes.append((kernel.shape[0], height, width))
+        return tuple(shapes)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (*map(math.prod, self.shapes), self.readout.shape[0])
+
+    def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
+        if k == len(self.kernels):
+            return self.readout @ h
+        images, strides = h.reshape(1, *self.shapes[k]), (self.stride, self.stride)
+        before = jax.lax.conv_general_dilated(images, self.kernels[k], strides, "SAME")
+        return jax.vmap(self.activation)(before.ravel())
 
 
 class Committee(eqx.Module):

@@ -219,3 +219,24 @@ def test_random_factorisations_keep_the_product_and_nothing_else(problem, widths
 def test_widths_that_cannot_hold_the_product_are_refused(widths, fact):
     with pytest.raises(ValueError, match=fact):
         jf.init.factorisation(jnp.eye(3), widths, scale=0.1, key=jr.key(0))
+
+
+def test_every_layer_of_a_convolutional_network_can_have_its_own_scale():
+    options = {"activation": jnp.tanh, "key": jr.key(0)}
+    build = lambda scale: init.convolutional(
+        (3, 8, 8), (20, 10), 3, 4, scale=scale, **options
+    )
+    network, scales = build(np.array([0.2, 0.5, 0.1])), (0.2, 0.5, 0.1)
+    assert network.readout.shape == (4, 10 * 8 * 8)
+    for numbers, scale in zip(jax.tree.leaves(network), scales, strict=True):
+        error = scale / (2 * numbers.size) ** 0.5  # Of the deviation of normal numbers.
+        assert abs(np.std(numbers) - scale) < 4 * error
+    same = build(0.2).kernels[0]
+    np.testing.assert_array_equal(network.kernels[0], same)
+
+
+def test_a_convolutional_network_without_convolutions_is_refused():
+    with pytest.raises(ValueError, match=r"is \(1, 8, 8\), \(\), 3, 2 and 1"):
+        init.convolutional(
+            (1, 8, 8), (), 3, 2, scale=1.0, activation=jnp.tanh, key=jr.key(0)
+        )

@@ -3,14 +3,19 @@
 import itertools as it
 from fractions import Fraction
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.special import log_softmax, softmax
 
 import jaxflow as jf
+from jaxflow.dynamics import lanes
+from jaxflow.observables import invariant
 
 BUILDERS = {"regression": jf.regression, "MeanSquaredError": jf.MeanSquaredError}
 builder = pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
@@ -400,3 +405,206 @@ def test_a_singular_covariance_cannot_be_whitened():
     problem = jf.regression(*CASES["a column twice"][:2])
     with pytest.raises(ValueError, match="rank 3 of 4"):
         jf.whiten(problem)
+
+
+def symmetric(size, rank):
+    factor = np.random.default_rng(3).normal(size=(size, rank))
+    return jf.SymmetricLinear(jnp.asarray(factor))
+
+
+def test_white_moments_make_a_factorisation_of_a_matrix():
+    a = np.random.default_rng(0).normal(size=(3, 4))
+    loss = jf.regression_from_moments(np.eye(4), a, np.sum(a**2))
+    network = jf.init.gaussian((4, 2, 3), scale=0.5, key=jr.key(0))
+    wanted = np.sum((np.asarray(network.product) - a) ** 2)
+    np.testing.assert_allclose(loss(network), wanted, rtol=1e-12)
+    a = a.T @ a
+    loss, network = jf.regression_from_moments(np.eye(4), a, np.sum(a**2)), symmetric(4, 2)
+    u = np.asarray(network.factor)
+    np.testing.assert_allclose(loss(network), np.sum((u @ u.T - a) ** 2), rtol=1e-12)
+    slope = jax.grad(loss.excess)(network).factor
+    np.testing.assert_allclose(slope, 4 * (u @ u.T - a) @ u, rtol=1e-11, atol=1e-11)
+
+
+def test_denoising_without_noise_makes_an_autoencoder_tied_or_not():
+    untied = jf.init.gaussian((4, 2, 4), scale=0.5, key=jr.key(0))
+    for network in (untied, symmetric(4, 2)):
+        gap = X @ np.asarray(network.product).T - X
+        loss = jf.denoising(X, noise=0.0)
+        np.testing.assert_allclose(loss(network), np.sum(gap**2) / 9, rtol=1e-12)
+
+
+LINEAR = {
+    "diagonal": (jf.DiagonalLinear(jnp.array([[0.5, -1.0, 2.0, 0.1]] * 2)), Y),
+    "symmetric": (symmetric(4, 2), X),
+}
+
+
+@pytest.mark.parametrize(("network", "y"), LINEAR.values(), ids=LINEAR)
+def test_moments_are_enough_for_every_linear_network(network, y):
+    read = np.arange(1.0, 1 + y.shape[1])[None] if y.shape[1] > 1 else np.ones((1, 1))
+    for readout, target in ((None, y), (read, Y)):
+        by_moments, by_samples = (b(X, target, readout=readout) for b in BUILDERS.values())
+        np.testing.assert_allclose(by_moments(network), by_samples(network), rtol=1e-12)
+        gap = by_moments.linear_map(network) - by_moments.target
+        np.testing.assert_allclose(jf.distance(by_moments, network), np.linalg.norm(gap))
+
+
+@pytest.mark.parametrize(("network", "y"), LINEAR.values(), ids=LINEAR)
+def test_what_is_known_of_deep_linear_networks_is_not_said_of_others(network, y):
+    loss = jf.regression(X, y)
+    assert loss.least_excess(network) is None
+    assert lanes.find(loss, network) is None
+    assert invariant.find(loss, network) is None
+    with pytest.raises(ValueError, match=f"NoisyNeurons.*{type(network).__name__}"):
+        jf.NoisyNeurons(loss, 0.1)(network)
+
+
+def test_moments_are_not_enough_for_a_network_that_is_not_linear():
+    network = jf.MLP(fitting(X, Y).weights, jnp.tanh)
+    for loss in (jf.regression(X, Y), jf.MatrixSensing(X[:, None], Y[:, 0])):
+        with pytest.raises(ValueError, match=r"must be linear.*`MLP`.*MeanSquaredError"):
+            loss(network)
+    with pytest.raises(ValueError, match=r"4 inputs.* widths \(3, 3\)"):
+        jf.regression(X, Y)(symmetric(3, 2))
+
+
+MATRICES = np.random.default_rng(5).normal(size=(9, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [jf.init.gaussian((4, 2, 4), scale=0.5, key=jr.key(0)), symmetric(4, 2)],
+    ids=["deep", "symmetric"],
+)
+def test_matrices_are_sensed_by_their_inner_products(network):
+    loss, matrix = jf.MatrixSensing(MATRICES, Y[:, 0]), np.asarray(network.product)
+    seen = np.array([np.trace(a.T @ matrix) for a in MATRICES])
+    np.testing.assert_allclose(loss(network), np.mean((seen - Y[:, 0]) ** 2), rtol=1e-12)
+    parts = jr.permutation(jr.key(0), loss.samples).reshape(3, 3)
+    values = [loss.select(part)(network) for part in parts]
+    np.testing.assert_allclose(np.mean(values), loss(network), rtol=1e-12)
+
+
+def test_rows_that_are_sensed_are_a_regression_of_one_output():
+    network = fitting(X, Y)
+    sensing = jf.MatrixSensing(X[:, None], Y[:, 0])
+    np.testing.assert_allclose(sensing(network), jf.regression(X, Y)(network), rtol=1e-12)
+
+
+LABELS = np.array([0, 2, 1, 1, 0, 2, 2, 0, 1])
+
+
+def classifying(scale=0.5, outputs=3):
+    weights = jf.init.gaussian((4, 5, outputs), scale=scale, key=jr.key(2)).weights
+    return jf.MLP(weights, jnp.tanh)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
+def test_the_cross_entropy_is_that_of_the_softmax(scale):
+    loss, network = jf.CrossEntropy(X, LABELS), classifying(scale)
+    logits = np.asarray(jax.vmap(network)(jnp.asarray(X)))
+    logs = log_softmax(logits, axis=1)[np.arange(9), LABELS]
+    np.testing.assert_allclose(loss(network), -logs.mean(), rtol=1e-12)
+    slope = jax.jit(jax.grad(loss.criterion))(jnp.asarray(logits))
+    wanted = (softmax(logits, axis=1) - np.eye(3)[LABELS]) / 9
+    np.testing.assert_allclose(slope, wanted, rtol=1e-9, atol=1e-15)
+    wrong = np.mean(logits.argmax(axis=1) != LABELS)
+    np.testing.assert_allclose(loss.errors(network), wrong, rtol=1e-15)
+    assert jf.error_rate(loss, network) == loss.errors(network)
+
+
+def test_the_cross_entropy_is_accurate_where_it_is_nearly_zero():
+    loss = jf.CrossEntropy(np.ones((1, 1)), np.array([1]))
+    logits = jnp.array([[0.0, 60.0, 1.0]])
+    wanted = np.log1p(np.exp(-60.0) + np.exp(-59.0))
+    np.testing.assert_allclose(loss.criterion(logits), wanted, rtol=1e-14)
+    curvature = jax.jit(jax.hessian(loss.criterion))(logits)[0, :, 0]
+    odds = np.exp([-60.0, 0.0, -59.0])
+    odds[1] = -np.exp(-60.0) - np.exp(-59.0)
+    np.testing.assert_allclose(curvature[1], -odds, rtol=1e-12)
+
+
+def test_the_curvature_of_the_cross_entropy_is_the_variance_of_the_softmax():
+    loss, logits = jf.CrossEntropy(X[:1], LABELS[1:2]), np.array([[0.3, -1.0, 2.0]])
+    odds = softmax(logits[0])
+    found = jax.jit(jax.hessian(loss.criterion))(jnp.asarray(logits))[0, :, 0]
+    np.testing.assert_allclose(found, np.diag(odds) - np.outer(odds, odds), atol=1e-15)
+
+
+def test_a_sample_is_right_only_if_its_class_is_strictly_ahead():
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [1e308, 1e308]])
+    loss = jf.CrossEntropy(x, np.zeros(3, int))
+    network = jf.DeepLinear((jnp.array([[2.0, 1.0], [1.0, 1.0]]),))
+    np.testing.assert_array_equal(loss.margins(network), [1, 0, np.nan])
+    np.testing.assert_allclose(loss.errors(network), 2 / 3)
+    assert not jf.solved(loss, network)
+    assert jf.solved(loss.select(jnp.array([0])), network)
+
+
+def test_the_flow_of_the_cross_entropy_is_that_of_logistic_regression():
+    start = np.random.default_rng(4).normal(size=(3, 4))
+
+    def velocity(_, w):
+        odds = softmax(X @ w.reshape(3, 4).T, axis=1)
+        return -((odds - np.eye(3)[LABELS]).T @ X / 9).ravel()
+
+    way = solve_ivp(velocity, (0, 4.0), start.ravel(), rtol=1e-11, atol=1e-11)
+    network, loss = jf.DeepLinear((jnp.asarray(start),)), jf.CrossEntropy(X, LABELS)
+    options = {"solver": dfx.Tsit5(), "rtol": 1e-10, "atol": 1e-10}
+    end = jf.gradient_flow(loss, network, (0.0, 4.0), **options).network
+    np.testing.assert_allclose(end.product.ravel(), way.y[:, -1], rtol=1e-7, atol=1e-8)
+
+
+def test_mini_batches_of_labels_are_learned():
+    loss, network = jf.CrossEntropy(X, LABELS), classifying()
+    options = {"step_size": 0.3, "every": 1000, "batch_size": 3, "key": jr.key(0)}
+    observe = {"error": jf.error_rate, "loss": jf.value}
+    run = jf.gradient_descent(loss, network, 2000, observe=observe, **options)
+    assert run.observed["loss"][-1] < 0.1 < run.observed["loss"][0]
+    assert run.observed["error"][-1] == 0
+    assert run.status == jf.Status.CONVERGED
+
+
+def test_the_sharpness_of_the_cross_entropy_is_the_top_of_its_hessian():
+    loss, network = jf.CrossEntropy(X, LABELS), classifying()
+    dense = jax.jit(lambda n: jf.hessian(loss, n).as_matrix())(network)
+    np.testing.assert_allclose(
+        jf.sharpness(loss, network), np.linalg.eigvalsh(dense)[-1], rtol=1e-9
+    )
+
+
+NO_LABELS = {
+    "floats": (lambda: jf.CrossEntropy(X, Y[:, 0]), "integers, but are of type float64"),
+    "negative": (lambda: jf.CrossEntropy(X, LABELS - 1), "go down to -1"),
+    "lengths": (lambda: jf.CrossEntropy(X, LABELS[:5]), r"\(9, 4\) and \(5,\)"),
+    "columns": (lambda: jf.CrossEntropy(X, LABELS[:, None]), r"\(9, 4\) and \(9, 1\)"),
+    "nan": (lambda: jf.CrossEntropy(NAN_X, LABELS), r"x=.* 2 of 36 entries"),
+    "classes": (
+        lambda: jf.CrossEntropy(X, LABELS)(classifying(outputs=2)),
+        r"each of 3 classes.*returns \(2,\)",
+    ),
+    "classes in a run": (
+        lambda: jf.gradient_flow(
+            jf.CrossEntropy(X, LABELS), classifying(outputs=2), (0.0, 1.0)
+        ),
+        r"each of 3 classes.*returns \(2,\)",
+    ),
+    "one output": (
+        lambda: jf.CrossEntropy(X, 0 * LABELS)(classifying(outputs=1)),
+        r"each of 2 classes.*returns \(1,\)",
+    ),
+    "vectors": (lambda: jf.MatrixSensing(X, Y[:, 0]), r"\(9, 4\) and \(9,\)"),
+    "measured": (lambda: jf.MatrixSensing(MATRICES, Y), r"\(9, 4, 4\) and \(9, 1\)"),
+    "infinite": (lambda: jf.MatrixSensing(MATRICES, INF_Y[:, 0]), r"y=.* 1 of 9"),
+    "matrix": (
+        lambda: jf.MatrixSensing(MATRICES, Y[:, 0])(symmetric(3, 2)),
+        r"shape \(4, 4\).* \(3, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "fact"), NO_LABELS.values(), ids=NO_LABELS)
+def test_labels_and_measurements_that_make_no_problem_are_refused(make, fact):
+    with pytest.raises(ValueError, match=fact):
+        make()

@@ -1,11 +1,15 @@
-"""Deep linear networks: their shapes, their products, and factors that do not chain."""
+"""Networks: their shapes, what they compute, and weights that do not fit together."""
 
 import itertools as it
 
+import diffrax as dfx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.signal import correlate2d
 
 import jaxflow as jf
 from jaxflow.networks import chain
@@ -109,3 +113,143 @@ def test_the_layers_jacobians_multiply_to_that_of_the_network():
 def test_residual_layers_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match=r"widths \(3, 4, 3\).*readout"):
         jf.ResidualMLP(build((3, 4, 3)).weights, jnp.tanh)
+
+
+U, V = jnp.array([[0.5, -1.0, 2.0], [0.3, 0.7, -0.4]])
+DIAGONALS = {
+    "product": (jf.DiagonalLinear(jnp.stack([U, V])), U * V),
+    "squares": (jf.DiagonalLinear(U[None], V[None], power=2), U**2 - V**2),
+    "cubes": (jf.DiagonalLinear(U[None], V[None], power=3), U**3 - V**3),
+    "ragged": (jf.DiagonalLinear(jnp.stack([U, V]), U[None], power=2), (U * V) ** 2 - U**2),
+}
+
+
+@pytest.mark.parametrize(("network", "wanted"), DIAGONALS.values(), ids=DIAGONALS)
+def test_diagonal_layers_multiply_entry_by_entry(network, wanted):
+    close(network.product, wanted[None])
+    close(network(V), wanted[None] @ V)
+
+
+def test_the_flow_of_two_diagonal_layers_is_a_mirror_flow():
+    r"""With $G = \int \nabla_w$ whatever the loss (Woodworth et al., 2020)."""
+    draw = np.random.default_rng(0).normal
+    x, y = draw(size=(6, 3)), draw(size=(6, 1))
+    (u, v), times = np.array([U, V]), np.linspace(0.0, 1.5, 4)
+
+    def velocity(_, state):
+        u, v, _ = state.reshape(3, 3)
+        slope = 2 / 6 * x.T @ (x @ (u * v) - y[:, 0])
+        return np.concatenate([-slope * v, -slope * u, slope])
+
+    start = np.concatenate([u, v, np.zeros(3)])
+    way = solve_ivp(velocity, (0, 1.5), start, t_eval=times, rtol=1e-12, atol=1e-12)
+    past = way.y[6:].T
+    row = ((u + v) ** 2 * np.exp(-2 * past) - (u - v) ** 2 * np.exp(2 * past)) / 4
+    options = {"solver": dfx.Tsit5(), "rtol": 1e-10, "atol": 1e-10}
+    network, watch = DIAGONALS["product"][0], {"network": jf.snapshot}
+    problem = jf.regression(x, y)
+    path = jf.gradient_flow(problem, network, times, observe=watch, **options)
+    first, second = jnp.moveaxis(path.observed["network"].positive, 1, 0)
+    np.testing.assert_allclose(first * second, row, rtol=1e-8, atol=1e-8)
+    kept = np.broadcast_to(u**2 - v**2, (4, 3))
+    np.testing.assert_allclose(first**2 - second**2, kept, rtol=1e-8, atol=1e-8)
+    gap = np.linalg.norm(row[-1] - np.linalg.lstsq(x, y)[0][:, 0])
+    np.testing.assert_allclose(jf.distance(problem, path.network), gap, rtol=1e-7)
+
+
+def test_a_symmetric_map_is_its_factor_twice():
+    factor = build((2, 4)).weights[0]
+    network, x = jf.SymmetricLinear(factor), jnp.arange(4.0)
+    close(network.product, np.asarray(factor) @ np.asarray(factor).T)
+    close(network(x), network.product @ x)
+
+
+def convolutional(stride, image=(2, 5, 4)):
+    options = {"scale": 0.4, "activation": jnp.tanh, "stride": stride, "key": jr.key(0)}
+    return jf.init.convolutional(image, (3, 2), 3, 2, **options)
+
+
+def windows(images, kernel, stride):
+    """A correlation, from the windows that its kernel sees in turn."""
+    pads = [(0, 0)]
+    for n, size in zip(images.shape[1:], kernel.shape[2:], strict=True):
+        lack = max((-(-n // stride) - 1) * stride + size - n, 0)
+        pads.append((lack // 2, lack - lack // 2))
+    view = np.lib.stride_tricks.sliding_window_view
+    seen = view(np.pad(images, pads), kernel.shape[2:], axis=(1, 2))
+    return np.einsum("ihwab,oiab->ohw", seen[:, ::stride, ::stride], kernel)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_are_the_sums_over_windows(stride):
+    network = convolutional(stride)
+    x = np.random.default_rng(1).normal(size=(2, 5, 4))
+    h = x
+    for kernel in network.kernels:
+        h = np.tanh(windows(h, np.asarray(kernel), stride))
+    close(
+        jax.jit(lambda x: network(x))(jnp.asarray(x.ravel())),
+        np.asarray(network.readout) @ h.ravel(),
+    )
+    assert network.widths == {1: (40, 60, 40, 2), 2: (40, 18, 4, 2)}[stride]
+    assert network.depth == 3
+
+
+def test_convolutions_are_the_correlations_of_scipy():
+    network, x = convolutional(1), np.random.default_rng(1).normal(size=(2, 5, 4))
+    kernel = np.asarray(network.kernels[0])
+    maps = [
+        sum(correlate2d(one, k, "same") for one, k in zip(x, ks, strict=True))
+        for ks in kernel
+    ]
+    close(network.layer(0, jnp.asarray(x.ravel())), np.tanh(maps).ravel())
+
+
+def test_the_jacobians_of_convolutions_multiply_to_that_of_the_network():
+    network = convolutional(2)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=40))
+    layers, whole = jax.jit(lambda x: (network.linearised(x), jax.jacrev(network)(x)))(x)
+    close(layers.product, whole)
+    assert layers.widths == network.widths
+
+
+def test_singular_structure_of_convolutions_is_that_of_their_jacobians():
+    network, x, problem = convolutional(2), jnp.ones(40), jf.WeightDecay(0.1)
+    with pytest.raises(ValueError, match=r"ConvNet.*linearised\(x\)"):
+        jf.singular_values(problem, network)
+    with pytest.raises(ValueError, match=r"linearised\(x\)"):
+        jf.alignment(problem, network)
+    gains = jf.gains(problem, network, signal=x)
+    sizes = np.linalg.norm(network(x)) / np.linalg.norm(x)
+    np.testing.assert_allclose(np.prod(gains), sizes, rtol=1e-12)
+
+
+ONES = jnp.ones
+REFUSED = {
+    "no layers": (lambda: jf.DiagonalLinear(ONES((0, 3))), r"positive=.*\(0, 3\)"),
+    "other inputs": (
+        lambda: jf.DiagonalLinear(U[None], ONES((1, 2))),
+        r"negative=.*\(1, 2\), and `positive` \(1, 3\)",
+    ),
+    "no power": (lambda: jf.DiagonalLinear(U[None], power=0), "positive, but is 0"),
+    "input": (lambda: jf.SymmetricLinear(ONES((3, 2)))(ONES(2)), r"\(2,\).*\(3,\)"),
+    "no kernels": (lambda: jf.ConvNet((), ONES((1, 4)), jnp.tanh, (1, 2, 2)), "is empty"),
+    "channels": (
+        lambda: jf.ConvNet((ONES((1, 2, 3, 3)),), ONES((1, 4)), jnp.tanh, (1, 2, 2)),
+        r"layer 1 has shape \(1, 2, 3, 3\), where \(channels, 1, height, width\)",
+    ),
+    "readout": (
+        lambda: jf.ConvNet((ONES((2, 1, 3, 3)),), ONES((1, 4)), jnp.tanh, (1, 2, 2)),
+        r"8 columns, for features of shape \(2, 2, 2\).*\(1, 4\)",
+    ),
+    "stride": (
+        lambda: jf.ConvNet((ONES((1, 1, 3, 3)),), ONES((1, 4)), jnp.tanh, (1, 2, 2), 0),
+        "all positive.* and 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "fact"), REFUSED.values(), ids=REFUSED)
+def test_weights_that_make_no_network_are_refused(make, fact):
+    with pytest.raises(ValueError, match=fact):
+        make()

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..kernels import apart, total
 from ..losses import AbstractLoss, MeanSquaredError, Regression
-from ..networks import MLP, AbstractLayered, DeepLinear
+from ..networks import MLP, AbstractDense, DeepLinear
 
 # Wider layers do better one network after the other.
 WIDEST = 24
@@ -121,7 +121,7 @@ class Kernel(NamedTuple):
 
 def find(loss: AbstractLoss, network: PyTree[Array]) -> Kernel | None:
     """The kernel for gradient descent of such networks on such a loss, if there is one."""
-    if not isinstance(network, AbstractLayered):
+    if not isinstance(network, AbstractDense):
         return None
     if max(network.widths) > WIDEST:
         linear = type(loss) is Regression and type(network) is DeepLinear
@@ -142,9 +142,9 @@ def descend(
     kernel: Kernel,
     ends: np.ndarray,
     size: int,
-    moving: tuple[PyTree[Array], AbstractLayered],
-    fixed: tuple[PyTree[Array], AbstractLayered],
-) -> tuple[AbstractLayered, Bool[Array, "networks records"]]:
+    moving: tuple[PyTree[Array], AbstractDense],
+    fixed: tuple[PyTree[Array], AbstractDense],
+) -> tuple[AbstractDense, Bool[Array, "networks records"]]:
     """Descents of many networks, for `kernels.batched`.
 
     A network that is not finite any more gives up its lane as soon as that frees a block.

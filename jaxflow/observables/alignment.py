@@ -1,16 +1,18 @@
 """Singular structure of layers, and how signals pass through them.
 
 Of nonlinear networks it is that of their weights; that of the layers' Jacobians at an
-input is the same of `network.linearised(x)`.
+input is the same of `network.linearised(x)`. Of layers that are no matrices, such as
+convolutions, only the latter is known.
 """
 
 import itertools as it
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
-from ..networks import AbstractLayered, DeepLinear
+from ..networks import AbstractDense, AbstractLayered, DeepLinear
 
 
 def alignment(
@@ -41,12 +43,12 @@ def alignment(
         ValueError: If a layer has fewer than `rank` singular vectors.
     """
     del loss
-    factors = [_top(w, network, rank, tolerance) for w in network.weights]
+    factors = [_top(w, network, rank, tolerance) for w in _matrices(network)]
     overlaps = [
         jnp.linalg.norm(left.T @ right.T) / jnp.sqrt(jnp.minimum(first, then))
         for (left, first, _), (_, then, right) in it.pairwise(factors)
     ]
-    return jnp.array(overlaps, network.weights[0].dtype)
+    return jnp.array(overlaps, _dtype(network))
 
 
 def chance_alignment(
@@ -62,10 +64,10 @@ def chance_alignment(
     Arguments and errors are those of `alignment`.
     """
     del loss
-    counts = [_top(w, network, rank, tolerance)[1] for w in network.weights]
+    counts = [_top(w, network, rank, tolerance)[1] for w in _matrices(network)]
     pairs = zip(it.pairwise(counts), network.widths[1:-1], strict=True)
     larger = [jnp.sqrt(jnp.maximum(*pair) / width) for pair, width in pairs]
-    return jnp.array(larger, network.weights[0].dtype)
+    return jnp.array(larger, _dtype(network))
 
 
 def _top(weight, network, rank, tolerance):
@@ -104,7 +106,7 @@ def path_coupling(
     del loss
     states = _states(network, signal)
     cosines = []
-    for w, before, after in zip(network.weights, states, states[1:], strict=False):
+    for w, before, after in zip(_matrices(network), states, states[1:], strict=False):
         back = w.T @ after
         size = jnp.linalg.norm(back) * jnp.linalg.norm(before)
         cosines.append(jnp.abs(back @ before) / jnp.where(size > 0, size, 1))
@@ -119,9 +121,9 @@ def imbalance(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " pa
     $e^{-4 \gamma t}$.
     """
     del loss
-    pairs = it.pairwise(network.weights)
+    pairs = it.pairwise(_matrices(network))
     gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in pairs]
-    return jnp.array(gaps, network.weights[0].dtype)
+    return jnp.array(gaps, _dtype(network))
 
 
 def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
@@ -149,7 +151,7 @@ def singular_values(
 ) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
-    values = [jnp.linalg.svd(w, compute_uv=False) for w in network.weights]
+    values = [jnp.linalg.svd(w, compute_uv=False) for w in _matrices(network)]
     rank = max(v.size for v in values)
     pad = lambda v: jnp.pad(v, (0, rank - v.size), constant_values=jnp.nan)
     return jnp.stack([pad(v) for v in values])
@@ -187,6 +189,21 @@ def gains(
     return sizes[1:] / jnp.where(sizes[:-1] > 0, sizes[:-1], 1)
 
 
+def _matrices(network):
+    """The weights of each layer, if they are a matrix."""
+    if not isinstance(network, AbstractDense):
+        raise ValueError(
+            "Singular structure is that of layers with a weight matrix each, which a "
+            f"`{type(network).__name__}` does not have. Ask for that of the Jacobians at "
+            "an input `x`: of `network.linearised(x)`."
+        )
+    return network.weights
+
+
+def _dtype(network):
+    return jax.tree.leaves(network)[0].dtype
+
+
 def _states(network, signal):
     """What each layer is given, and the output."""
     if signal is None:
@@ -197,7 +214,7 @@ def _states(network, signal):
                 "those of `network.linearised(x)`."
             )
         signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
-    start = jnp.asarray(signal, network.weights[0].dtype)
+    start = jnp.asarray(signal, _dtype(network))
     if start.shape != network.widths[:1]:
         raise ValueError(
             f"`signal` must have the network's {network.widths[0]} inputs, but has shape "

@@ -228,8 +228,8 @@ def _sweep(errors, network, beta, carry, key):
 def _errors(loss):
     if not hasattr(loss, "errors"):
         raise ValueError(
-            "Errors are counted of a `Classification`, or a loss made of one, but the "
-            f"loss is a `{type(loss).__name__}`."
+            "Errors are counted of a `Classification` or a `CrossEntropy`, or a loss made "
+            f"of one, but the loss is a `{type(loss).__name__}`."
         )
     return loss.errors
 

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from ..losses import AbstractLoss, Regression, Sum
-from ..modules import of_modules
-from ..networks import DeepLinear
 
 
 @of_modules
@@ -22,8 +20,8 @@ def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(g**2) for g in leaves))
 
 
-def distance(loss: AbstractLoss, network: DeepLinear) -> Scalar:
-    r"""The distance $\|P W_L \cdots W_1 - W_\star\|_F$ to the least-squares solution.
+def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    r"""The distance $\|P W - W_\star\|_F$ of the network to the least-squares solution.
 
     Of inputs without variance it sees what training does not change: for fewer samples
     than inputs, even an interpolating network is in general away from $W_\star$.
