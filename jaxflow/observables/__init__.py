@@ -36,6 +36,10 @@ from .flatness import (
     local_entropy as local_entropy,
     solved as solved,
 )
+from .kernel import (
+    kernel_alignment as kernel_alignment,
+    tangent_kernel as tangent_kernel,
+)
 from .progress import (
     distance as distance,
     excess as excess,
