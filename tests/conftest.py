@@ -72,6 +72,12 @@ def replica_reference() -> dict:
     return _reference("baldassi_pittorino_zecchina")
 
 
+@pytest.fixture(scope="session")
+def exact_reference() -> dict:
+    r"""Flows of $\sigma$ `loss`, from direct integration with tolerance 1e-13."""
+    return _reference("exact_dynamics")
+
+
 def _reference(name):
     path = Path(__file__).parent / "data" / f"{name}.json"
     return json.loads(path.read_text())

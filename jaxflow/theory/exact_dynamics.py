@@ -1,0 +1,543 @@
+r"""Gradient flows of linear networks that are known in closed form.
+
+**Convention.** The flow is $\dot\theta = -\nabla \mathcal{L}$ of the library's loss, a mean
+over samples and a sum over outputs with no factor one half, as that of `Regression`,
+$\mathrm{tr}\,(W - W_\star) \Sigma (W - W_\star)^\top$. That of $c \mathcal{L}$ takes the
+same path $c$ times as fast: for the usual loss with one half, pass `times / 2`.
+
+Sources: a mode of two layers after Saxe, McClelland & Ganguli (2014); the matrix Riccati
+solution of two layers after Fukumizu (1998) and Braun et al. (2022), for starts that are
+$\lambda$-balanced after Dominé et al. (2024); diagonal networks after Woodworth et al.
+(2020); end-to-end dynamics after Arora, Cohen & Hazan (2018). The formulas here were
+derived for this library, in forms that neither overflow nor cancel at large times, and are
+tested against direct integration.
+
+All functions can be compiled and batched, and differentiated where they are smooth. Beyond
+`times`, arguments of functions of numbers are numbers: batch them with `jax.vmap`.
+"""
+
+import functools as ft
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Scalar, ScalarLike
+
+from ..losses import Regression
+from ..networks import DeepLinear
+
+
+@jax.jit
+def two_layer_mode(
+    times: Float[Array, " times"],
+    target: ScalarLike,
+    first: ScalarLike,
+    second: ScalarLike,
+    *,
+    variance: ScalarLike = 1.0,
+) -> tuple[Float[Array, " times"], Float[Array, " times"]]:
+    r"""The weights of $x \mapsto v u x$ from any start, balanced or not.
+
+    $\dot u = 2 m (s - u v) v$ and $\dot v = 2 m (s - u v) u$ for the target $s$ and inputs
+    of variance $m$. So moves every mode of a network of two layers for white inputs whose
+    layers have the singular vectors of the target, $W_2 W_1 = U (V_t U_t) V^\top$.
+
+    With $q = (u, v)$ at the start, $k = (v^2 - u^2) / 2$, which is conserved, and
+    $F = \begin{pmatrix} -k & s \\ s & k \end{pmatrix}$, they are
+    $e^{F \tau} q / \sqrt{1 + q^\top \Phi q}$ at $\tau = 2 m t$ with
+    $\Phi = \int_0^\tau e^{2 F r}\, dr$. For $u = v$ the product is the logistic function
+    $s / (1 + (s / u^2 - 1)\, e^{-4 m s t})$.
+
+    Args:
+        times: Times since the start.
+        target: $s$, of either sign.
+        first: $u$ at the start.
+        second: $v$ at the start.
+        variance: $m$.
+
+    Returns:
+        $u$ and $v$ at the times.
+    """
+    dtype = times.dtype
+    s, u, v, m = (jnp.asarray(x, dtype) for x in (target, first, second, variance))
+    # As if the target were never zero, so that no derivative is 0 / 0 where F vanishes.
+    tiny = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
+    k = (v - u) * (v + u) / 2
+    rate = jnp.sqrt(s**2 + k**2 + tiny)
+    large = rate + jnp.where(k < 0, -k, k)
+    small = (s**2 + tiny) / large
+    minus, plus = jnp.where(k < 0, large, small), jnp.where(k < 0, small, large)
+    # (F + rate) q, the part that grows. With it everything below is a sum of squares.
+    grow_u, grow_v = minus * u + s * v, s * u + plus * v
+    shrink = jnp.exp(-4 * m * rate * times)
+    gain = -jnp.expm1(-4 * m * rate * times) / (2 * rate)
+    grown = (grow_u**2 + grow_v**2) / (2 * rate)
+    square = shrink * (1 + gain * (u**2 + v**2)) + gain**2 * grown
+    # Zero only where a start that misses the target has decayed below the least number.
+    alive = square > 0
+    size = jnp.sqrt(jnp.where(alive, square, 1))
+    at = lambda w, grow: jnp.where(alive, (shrink * w + gain * grow) / size, 0)
+    return at(u, grow_u), at(v, grow_v)
+
+
+@jax.jit
+def chain_times(
+    values: Float[Array, " times"],
+    start: Float[Array, " layers"],
+    target: ScalarLike,
+    *,
+    variance: ScalarLike = 1.0,
+) -> Float[Array, " times"]:
+    r"""When a chain of one-neuron layers has these products $a = w_L \cdots w_1$.
+
+    $\dot a = 2 m (s - a)\, a^2 \sum_j w_j^{-2}$, with differences of squares of weights
+    that are conserved, for the target $s$ and inputs of variance $m$. From equal weights,
+    `jnp.full(L, a ** (1 / L))`, it is $2 m L\, a^{2-2/L} (s - a)$. From a small start, a
+    chain of $L > 2$ such layers arrives after about $a^{-(1-2/L)} / (2 m (L-2) s)$.
+
+    The integral over $a$ is done by quadrature, to rounding for starts down to 1e-20 of
+    the target, and for values close to it as well. Times before the start are negative.
+
+    Args:
+        values: Products between zero and the target, if the start is there; otherwise
+            beyond it, on the same side. What the chain never takes has time `nan`; so have
+            all values if a weight starts at zero.
+        start: The weights at the start.
+        target: $s$, of either sign.
+        variance: $m$.
+    """
+    dtype = values.dtype
+    s, m = jnp.asarray(target, dtype), jnp.asarray(variance, dtype)
+    squares, product = start**2, jnp.prod(start)
+    if start.size == 1:
+        return jnp.log((product - s) / (values - s)) / (2 * m)
+    sign = jnp.where(product < 0, -1, 1).astype(dtype)
+    s, product, values = sign * s, sign * product, sign * values
+    gaps = squares - jnp.min(squares)
+    side = jnp.where(s > product, 1, -1).astype(dtype)
+
+    # In this variable the integrand has no singularity on the real line: a power on one
+    # end, a constant on the other, and poles at a distance of pi.
+    def variable(a):
+        return jnp.log(a) - side * jnp.log(side * (s - a))
+
+    def slope(x):
+        root = jnp.sqrt(s**2 / 4 + jnp.exp(x))
+        above = jnp.abs(s) / 2 + root
+        falling = jnp.where(s > 0, above, jnp.exp(x) / above)
+        a = jnp.where(side > 0, s * jax.nn.sigmoid(x), falling)
+        inverse = jnp.sum(1 / (_smallest_square(a, gaps) + gaps))
+        return side / (2 * m * a * inverse * jnp.where(side > 0, s, 2 * root))
+
+    nodes, weights = _quadrature(dtype)
+    begin = variable(product)
+
+    def time(value):
+        length = variable(value) - begin
+        return length * (weights @ jax.vmap(slope)(begin + length * nodes))
+
+    return jax.vmap(time)(values)
+
+
+def _quadrature(dtype, panels: int = 32, order: int = 16):
+    """Nodes and weights of Gauss and Legendre on panels of the unit interval."""
+    nodes, weights = np.polynomial.legendre.leggauss(order)
+    nodes = (np.arange(panels)[:, None] + (nodes[None] + 1) / 2) / panels
+    weights = np.tile(weights / (2 * panels), panels)
+    return jnp.asarray(nodes.ravel(), dtype), jnp.asarray(weights, dtype)
+
+
+def _smallest_square(product, gaps):
+    r"""The root $z \ge 0$ of $\prod_j (z + c_j) = a^2$, if the smallest $c_j$ is zero."""
+
+    def step(_, x):
+        z = jnp.exp(x)
+        miss = jnp.sum(jnp.log(z + gaps)) - 2 * jnp.log(product)
+        return x - miss / jnp.sum(z / (z + gaps))
+
+    # Convex in log z, so from the root for equal weights, which is above, it falls.
+    above = 2 / gaps.size * jnp.log(product)
+    x = jax.lax.fori_loop(0, 10 + gaps.size, step, jax.lax.stop_gradient(above))
+    return jnp.exp(step(0, jax.lax.stop_gradient(x)))
+
+
+class TwoLayers(NamedTuple):
+    r"""What two layers make of the inputs, at every time.
+
+    Attributes:
+        product: $W_2 W_1$, of shape `(times, out, in)`.
+        first: $W_1^\top W_1$, the similarities of inputs in the hidden layer, of shape
+            `(times, in, in)`.
+        second: $W_2 W_2^\top$, of shape `(times, out, out)`.
+    """
+
+    product: Float[Array, "times out in"]
+    first: Float[Array, "times in in"]
+    second: Float[Array, "times out out"]
+
+
+def two_layer_regression(
+    problem: Regression, network: DeepLinear, times: Float[Array, " times"]
+) -> TwoLayers:
+    r"""The flow of two layers for white inputs, from a balanced start.
+
+    If $\Sigma = m I$ and $W_2^\top W_2 - W_1 W_1^\top = \lambda I$, which is conserved,
+    then $Q = (W_1^\top; W_2)$ has a square $S = Q Q^\top$ that obeys
+    $\dot S = F S + S F - S^2$ in $\tau = 2 m t$, with
+    $F = \begin{pmatrix} -\lambda/2 & T^\top \\ T & \lambda/2 \end{pmatrix}$ for the target
+    $T$, and
+
+    $$ S(\tau) = e^{F \tau} Q\, (I + Q^\top \Phi\, Q)^{-1} Q^\top e^{F \tau}, \qquad
+       \Phi = \int_0^\tau e^{2 F r}\, dr. $$
+
+    Any widths do, and targets of any rank. The layers themselves are only known up to a
+    rotation of the hidden neurons. Modes that the start has to no more than rounding stay
+    at zero, where integration would find them at last. Differentiable in `times`, and in
+    the target as long as the eigenvalues of $F$ are distinct.
+
+    Raises:
+        ValueError: If the network has not two layers or does not fit, there is a readout,
+            inputs are not white, or the start is not balanced.
+    """
+    _check_end_to_end("two_layer_regression", problem, network.widths[:: network.depth])
+    if network.depth != 2:
+        raise ValueError(
+            "`two_layer_regression(network=...)` must have 2 layers, but has "
+            f"{network.depth}. For others see `end_to_end_velocity`."
+        )
+    first, second = network.weights
+    inputs, hidden = first.shape[1], first.shape[0]
+    variance = jnp.trace(problem.covariance) / inputs
+    imbalance = second.T @ second - first @ first.T
+    excess = jnp.trace(imbalance) / hidden
+    _check_multiple(
+        problem.covariance,
+        "problem",
+        "have white inputs, of covariance $m I$,",
+        "Whiten them with `jaxflow.whiten`.",
+    )
+    _check_multiple(
+        imbalance,
+        "network",
+        r"be balanced, $W_2^\top W_2 - W_1 W_1^\top = \lambda I$,",
+        "Start from `jaxflow.init.balanced`.",
+        scale=jnp.sum(first**2) + jnp.sum(second**2),
+    )
+    ends = jnp.concatenate([-jnp.ones(inputs), jnp.ones(second.shape[0])])
+    field = jnp.diag(excess / 2 * ends.astype(first.dtype))
+    field = field.at[inputs:, :inputs].set(problem.target)
+    field = field.at[:inputs, inputs:].set(problem.target.T)
+    squares = _riccati(field, jnp.concatenate([first.T, second]), 2 * variance * times)
+    return TwoLayers(
+        squares[:, inputs:, :inputs],
+        squares[:, :inputs, :inputs],
+        squares[:, inputs:, inputs:],
+    )
+
+
+def symmetric_factorisation(
+    target: Float[Array, "n n"],
+    factor: Float[Array, "n rank"],
+    times: Float[Array, " times"],
+) -> Float[Array, "times n n"]:
+    r"""$U U^\top$ along the flow of $\|U U^\top - A\|_F^2$ from any start.
+
+    $\dot U = 4 (A - U U^\top) U$, so $S = 2 U U^\top$ obeys the equation of
+    `two_layer_regression` with $F = A$ and $\tau = 4 t$. What is said there of precision
+    and derivatives holds here.
+
+    Args:
+        target: The symmetric matrix $A$; it may have negative eigenvalues.
+        factor: $U$ at the start.
+        times: Times since the start.
+    """
+    return _riccati(target, 2**0.5 * factor, 4 * times) / 2
+
+
+@jax.jit
+def _riccati(field, root, times):
+    r"""$S$ of $\dot S = F S + S F - S^2$ from $S = Q Q^\top$, of shape `(times, n, n)`."""
+    rates, axes = jnp.linalg.eigh(field)
+    rates, axes = rates[::-1], axes[:, ::-1]
+    rows = _staircase(axes.T @ root)
+    growth = jnp.maximum(rates, 0)
+    # Each column begins in a row of its own, and grows as that row does. Divided by this,
+    # columns neither overflow nor become parallel, however large the time.
+    lead = jnp.max(jnp.where(rows != 0, growth[:, None], 0), axis=0)
+    # At time zero a square root has no derivative, which is to be multiplied by zero.
+    tiny = jnp.finfo(rows.dtype).tiny
+
+    def at(later):
+        time = jax.lax.stop_gradient(later)
+        relative = lambda rate: (
+            rows * jnp.exp(time * jnp.minimum(rate[:, None] - lead[None], 0))
+        )
+        rate = 2 * jnp.abs(rates)
+        decayed = -jnp.expm1(-rate * time) / jnp.where(rate > 0, rate, 1)
+        mass = jnp.sqrt(jnp.where(rate > 0, decayed, time) + tiny)
+        stacked = [mass[:, None] * relative(growth), jnp.diag(jnp.exp(-time * lead))]
+        triangle = jnp.linalg.qr(jnp.concatenate(stacked), mode="r")
+        half = solve_triangular(triangle, relative(rates).T, trans=1)
+        turned = half @ axes.T
+        return _in_time(turned.T @ turned, field, later)
+
+    return jax.vmap(at)(times)
+
+
+@jax.custom_jvp
+def _in_time(square, field, time):
+    """The solution, whose derivative in time is what the equation says."""
+    del field, time
+    return square
+
+
+@_in_time.defjvp
+def _in_time_derivative(primals, tangents):
+    square = _in_time(*primals)
+    pull = primals[1] @ square
+    return square, tangents[0] + tangents[2] * (pull + pull.T - square @ square)
+
+
+def _staircase(matrix):
+    """The matrix times a rotation, so that each column begins below the one before it.
+
+    A row that is a combination of those above it, up to rounding, begins none.
+    """
+    columns = jnp.arange(matrix.shape[1])
+    rounding = (10 * jnp.finfo(matrix.dtype).eps) ** 2 * jnp.sum(matrix**2)
+
+    def step(carry, i):
+        rows, pivot = carry
+        row = jnp.where(columns >= pivot, rows[i], 0)
+        square = row @ row
+        begins = square > rounding
+        corner = (columns == pivot).astype(row.dtype)
+        size = jnp.sqrt(jnp.where(begins, square, 1))
+        mirror = row + jnp.where(row @ corner < 0, -size, size) * corner
+        mirror = jnp.where(begins, mirror, 1)
+        reflected = rows - jnp.outer(rows @ mirror, mirror) * (2 / (mirror @ mirror))
+        rows = jnp.where(begins, reflected, rows)
+        pivot = pivot + begins.astype(pivot.dtype)
+        return (rows.at[i].set(jnp.where(columns < pivot, rows[i], 0)), pivot), None
+
+    start = (matrix, jnp.zeros((), columns.dtype))
+    (rows, _), _ = jax.lax.scan(step, start, jnp.arange(matrix.shape[0]))
+    return rows
+
+
+def autoencoder_modes(
+    times: Float[Array, " times"],
+    variances: Float[Array, " modes"],
+    starts: Float[Array, " modes"],
+    *,
+    tied: bool,
+) -> Float[Array, "times modes"]:
+    r"""How linear autoencoders learn the principal components, one by one.
+
+    $a_i = 1 / (1 + (1 / a_i(0) - 1) e^{-r c_i t})$ is what is left of component $i$, of
+    variance $c_i$, in the reconstruction. The loss is $E \|W_2 W_1 x - x\|^2$, of
+    `denoising(x, noise=0.0)`, from layers that are balanced and have the components as
+    singular vectors, and $r = 4$; for other lengths of them see `two_layer_mode` with
+    target one. Tied layers, $W_1 = W_2^\top$, learn twice as fast, $r = 8$.
+
+    Args:
+        times: Times since the start.
+        variances: $c_i$, eigenvalues of the covariance of the inputs.
+        starts: $a_i(0)$, not negative; zero stays zero.
+        tied: Whether both layers are one.
+    """
+    decay = jnp.exp(-(8 if tied else 4) * times[:, None] * variances[None])
+    start = starts[None]
+    return start / (start + (1 - start) * decay)
+
+
+def diagonal_map(
+    integral: Float[Array, " in"], first: Float[Array, " in"], second: Float[Array, " in"]
+) -> Float[Array, " in"]:
+    r"""The map $w = u \odot v$ of a diagonal network, of what its gradient added up to.
+
+    $\frac14 (u + v)^2 e^{-2 G} - \frac14 (u - v)^2 e^{2 G}$ from the start $(u, v)$, for
+    $G(t) = \int_0^t \nabla_w \mathcal{L}$ and the flow of any function
+    $\mathcal{L}(u \odot v)$.
+
+    That of $w = p^2 - q^2$ is the same for $u = p + q$ and $v = p - q$, but twice as fast:
+    pass $2 G$. From $p = q = \alpha$ it is $2 \alpha^2 \sinh(-4 G)$.
+    """
+    product = first * second
+    # From the start, of which large terms are not to cancel.
+    away = jnp.exp(-2 * jnp.where(product < 0, -integral, integral))
+    least = (jnp.abs(first) - jnp.abs(second)) ** 2 / 4
+    return product * away - 2 * least * jnp.sinh(2 * integral)
+
+
+def diagonal_limit(
+    problem: Regression, first: Float[Array, " in"], second: Float[Array, " in"]
+) -> Float[Array, " in"]:
+    r"""Where the flow of a diagonal network $u \odot v$ ends, for one output.
+
+    Of all $w$ that fit, the one of the form `diagonal_map` with $G$ in the span of the
+    inputs, which minimises a strictly convex function: for $|u + v| = |u - v| = 2 \alpha$,
+    $\sum_i q(w_i / \alpha^2)$ with $q(z) = 2 - \sqrt{4 + z^2} + z\,\mathrm{arcsinh}(z/2)$,
+    so the least $\|w\|_2$ for $\alpha \to \infty$ and the least $\|w\|_1$ for
+    $\alpha \to 0$. For $w = p^2 - q^2$ pass $u = p + q$ and $v = p - q$.
+
+    Found by Newton's method, in all directions that the data have. Differentiable in the
+    data and the start.
+
+    Args:
+        problem: The regression, of fewer samples than inputs or more.
+        first: $u$ at the start.
+        second: $v$ at the start.
+
+    Returns:
+        The limit; `nan` if no such map fits, which needs a coordinate of $|u| = |v|$, for
+        it can never change its sign.
+
+    Raises:
+        ValueError: If there are several outputs or a readout.
+    """
+    _check_end_to_end("diagonal_limit", problem, (first.size, 1))
+    return _limit(problem.target[0], problem.covariance, first, second)
+
+
+@jax.jit
+def _limit(fit, covariance, first, second):
+    values, axes = jnp.linalg.eigh(covariance)
+    seen = values > 10 * values.size * jnp.finfo(values.dtype).eps * values[-1]
+    span = axes @ (seen.astype(values.dtype)[:, None] * axes.T)
+    rest = jnp.eye(values.size, dtype=values.dtype) - span
+    fixed = jax.lax.stop_gradient((fit, span, rest, first, second))
+    dual = jax.lax.stop_gradient(_newton(*fixed))
+    # One step more, whose derivative is that of the root.
+    dual += _newton_step(dual, fit, span, rest, first, second)
+    return diagonal_map(-dual, first, second)
+
+
+def _newton(fit, span, rest, first, second):
+    r"""The dual vector to half the digits or more, or `nan`."""
+    scale = jnp.max(jnp.abs(fit)) + jnp.max(jnp.abs(first * second))
+    allowed = jnp.finfo(fit.dtype).eps ** 0.75 * scale
+
+    def misses(dual):  # Of maps and not of dual vectors, which may have flat directions.
+        misfit = span @ (diagonal_map(-dual, first, second) - fit)
+        return ~(jnp.max(jnp.abs(misfit)) <= allowed)
+
+    def advance(state):
+        dual, count = state
+        step = _newton_step(dual, fit, span, rest, first, second)
+        # Third derivatives are at most twice the second ones, and then steps damped so
+        # always descend, whatever the start; the last ones are hardly damped.
+        longest = 2 * jnp.max(jnp.abs(step))
+        damping = jnp.log1p(longest) / jnp.where(longest > 0, longest, 1)
+        return dual + damping * step, count + 1
+
+    proceed = lambda state: misses(state[0]) & (state[1] < 200)
+    dual, _ = jax.lax.while_loop(proceed, advance, (jnp.zeros_like(fit), 0))
+    return jnp.where(misses(dual), jnp.nan, dual)
+
+
+def _newton_step(dual, fit, span, rest, first, second):
+    """A step towards the dual vector, within the span, whose map fits."""
+    misfit = span @ (diagonal_map(-dual, first, second) - fit)
+    plus, minus = (first + second) ** 2 / 4, (first - second) ** 2 / 4
+    stiffness = 2 * (plus * jnp.exp(2 * dual) + minus * jnp.exp(-2 * dual))
+    # Outside of the span any positive curvature does; one of this size keeps digits.
+    curvature = span @ (stiffness[:, None] * span) + jnp.mean(stiffness) * rest
+    return -jnp.linalg.solve(curvature, misfit)
+
+
+def end_to_end_velocity(
+    problem: Regression,
+    product: Float[Array, "out in"],
+    depth: int,
+    *,
+    rank: int | None = None,
+) -> Float[Array, "out in"]:
+    r"""How the product of a balanced deep linear network moves under the flow.
+
+    $$ \dot W = -\sum_{j=1}^L (W W^\top)^{(L-j)/L}\, \nabla\, (W^\top W)^{(j-1)/L}, \qquad
+       \nabla = 2 (W - W_\star) \Sigma, $$
+
+    for any data, if $W_{j+1}^\top W_{j+1} = W_j W_j^\top$ in all layers at the start, as
+    from `init.balanced`. An equation for the product alone, to be integrated; for
+    one output see also `marion_chizat_2024.balanced_velocity`.
+
+    Singular values no larger than rounding count as zero: their small powers would not be
+    small. Where hidden layers are narrower than the data, give their width as `rank`, lest
+    the errors of the integration count.
+
+    Args:
+        problem: The regression.
+        product: $W$.
+        depth: The number of layers $L$.
+        rank: Singular values beyond count as zero; none by default.
+
+    Raises:
+        ValueError: If `depth` or `rank` is not positive, `product` does not fit the data,
+            or there is a readout.
+    """
+    _check_end_to_end("end_to_end_velocity", problem, product.shape[::-1])
+    for name, number in (("depth", depth), ("rank", rank)):
+        if number is not None and number < 1:
+            raise ValueError(
+                f"`end_to_end_velocity({name}=...)` must be positive, but is {number}."
+            )
+    rank = min(product.shape) if rank is None else rank
+    return _velocity(product, problem.target, problem.covariance, depth, rank)
+
+
+@ft.partial(jax.jit, static_argnames=("depth", "rank"))
+def _velocity(product, target, covariance, depth, rank):
+    slope = 2 * (product - target) @ covariance
+    if depth == 1:
+        return -slope
+    left, values, right = jnp.linalg.svd(product, full_matrices=False)
+    rounding = max(product.shape) * jnp.finfo(values.dtype).eps
+    kept = (values > rounding * values[0]) & (jnp.arange(values.size) < rank)
+    values = jnp.where(kept, values, 0)
+
+    def power(j):  # Only of positive exponents, so that zeros stay zeros.
+        return values ** (2 * j / depth)
+
+    outer = power(depth - 1)
+    velocity = (left * outer[None]) @ (left.T @ slope)
+    velocity += (slope @ right.T) @ (outer[:, None] * right)
+    inner = sum(
+        (jnp.outer(power(depth - j), power(j - 1)) for j in range(2, depth)),
+        start=jnp.zeros((values.size, values.size), values.dtype),
+    )
+    return -velocity - left @ (inner * (left.T @ slope @ right.T)) @ right
+
+
+def _check_end_to_end(name: str, problem: Regression, shape: tuple[int, ...]):
+    """Whether a map of so many inputs and outputs meets the data, without a readout."""
+    if problem.readout is not None:
+        raise ValueError(
+            f"`{name}(problem=...)` must have no readout, but has one of shape "
+            f"{problem.readout.shape}. Train it as a last layer."
+        )
+    if tuple(shape) != problem.target.shape[::-1]:
+        raise ValueError(
+            f"`{name}` must be given a map of the data's {problem.target.shape[1]} inputs "
+            f"to {problem.target.shape[0]} outputs, but has {shape[0]} inputs and "
+            f"{shape[-1]} outputs."
+        )
+
+
+def _check_multiple(
+    matrix, argument: str, what: str, remedy: str, scale: Scalar | None = None
+):
+    """Whether a matrix is a multiple of the identity, up to rounding, if that is known."""
+    if isinstance(matrix, Tracer):
+        return
+    matrix = np.asarray(matrix)
+    mean = np.trace(matrix) / len(matrix)
+    gap = np.max(np.abs(matrix - mean * np.eye(len(matrix))))
+    if gap > np.finfo(matrix.dtype).eps ** 0.5 * (abs(mean) if scale is None else scale):
+        raise ValueError(
+            f"`two_layer_regression({argument}=...)` must {what} but is off by {gap:.4g} "
+            f"from {mean:.4g} times the identity. {remedy}"
+        )
