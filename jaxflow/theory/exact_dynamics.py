@@ -12,8 +12,8 @@ $\lambda$-balanced after Dominé et al. (2024); diagonal networks after Woodwort
 derived for this library, in forms that neither overflow nor cancel at large times, and are
 tested against direct integration.
 
-All functions can be compiled and batched, and differentiated where they are smooth. Beyond
-`times`, arguments of functions of numbers are numbers: batch them with `jax.vmap`.
+All functions can be compiled, batched and differentiated, but for what their docstrings
+say. Those of single modes take one mode: for several, use `jax.vmap`.
 """
 
 import functools as ft
@@ -102,9 +102,9 @@ def chain_times(
     the target, and for values close to it as well. Times before the start are negative.
 
     Args:
-        values: Products between zero and the target, if the start is there; otherwise
-            beyond it, on the same side. What the chain never takes has time `nan`; so have
-            all values if a weight starts at zero.
+        values: Products, of the sign of that of the start unless there is one layer. What
+            the chain never takes has time `nan`; so has everything if one of several
+            weights starts at zero.
         start: The weights at the start.
         target: $s$, of either sign.
         variance: $m$.
@@ -119,8 +119,8 @@ def chain_times(
     gaps = squares - jnp.min(squares)
     side = jnp.where(s > product, 1, -1).astype(dtype)
 
-    # In this variable the integrand has no singularity on the real line: a power on one
-    # end, a constant on the other, and poles at a distance of pi.
+    # In this variable the integrand is a power far on one side and a constant on the other,
+    # and all its singularities are off the real line.
     def variable(a):
         return jnp.log(a) - side * jnp.log(side * (s - a))
 
@@ -465,9 +465,9 @@ def end_to_end_velocity(
     from `init.balanced`. An equation for the product alone, to be integrated; for
     one output see also `marion_chizat_2024.balanced_velocity`.
 
-    Singular values no larger than rounding count as zero: their small powers would not be
-    small. Where hidden layers are narrower than the data, give their width as `rank`, lest
-    the errors of the integration count.
+    Not differentiable where singular values are equal. Those no larger than rounding count
+    as zero: their small powers would not be small. Where hidden layers are narrower than
+    the data, give their width as `rank`, lest the errors of the integration count.
 
     Args:
         problem: The regression.
