@@ -14,11 +14,12 @@ def binary(runs: xr.Dataset, axes: Any):
     """Errors of ground states by load, and the entropy around references."""
     errors, around = axes
     for k, strength in enumerate(runs.strength.to_numpy()):
-        line = np.maximum(runs.error.sel(strength=strength), 1e-6)
-        errors.plot(
-            runs.alpha, line, color=_colour(k + 1), label=f"$\\gamma$ = {strength:g}"
-        )
+        error = runs.error.sel(strength=strength)
+        label = f"$\\gamma$ = {strength:g}"
+        errors.plot(runs.alpha, error.where(error > 0), color=_colour(k + 1), label=label)
     errors.set(yscale="log", xlabel=r"load $\alpha$, patterns for each weight")
+    # They fall faster than exponentially, to where floats end.
+    errors.set(ylim=(1e-8, 0.5))
     errors.set(ylabel="training error of the minimiser of cross-entropy")
     for k, reference in enumerate(runs.reference.to_numpy()):
         for at, style in zip(runs["at"].to_numpy(), ("-", "--"), strict=True):
