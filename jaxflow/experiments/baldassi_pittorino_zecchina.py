@@ -123,7 +123,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     words = titles(
         "Baldassi, Pittorino & Zecchina (2020)", PARTS, generalisation=tree.attrs["data"]
     )
-    return pairs(tree, plot_wide.PANELS, words)
+    return pairs(tree, plot_wide.PANELS, words, plot_wide.ROWS)
 
 
 class _Plan(NamedTuple):
@@ -228,6 +228,7 @@ def _replicas(plan: _Plan) -> "xr.Dataset":
 
 def _references(plan: _Plan) -> "xr.Dataset":
     """Theory, and descents of a perceptron to the minimum of its cross-entropy."""
+    import jax
     import jax.numpy as jnp
     import jax.random as jr
     import numpy as np
@@ -237,18 +238,26 @@ def _references(plan: _Plan) -> "xr.Dataset":
     theory = jf.theory.baldassi_pittorino_zecchina_2020
     kernel, inputs, steps = _kernel("Perceptron"), 301, 1_000 if plan.quick else 4_000
     strengths = (1.0, 2.0) if plan.quick else (1.0, 2.0, 5.0)
+    robustness = np.geomspace(0.5, 2, 9)
     distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
     seen, radii = np.array([0.0125, 0.025, 0.05]), np.array(RADII)
     cooling = {"stages": 20, "sweeps": 10} if plan.quick else {}
 
-    def minimise(key, strength):
+    def descend(key, strength):
         data, start = jr.split(key)
         patterns = jf.random_patterns(inputs, inputs, key=data)
         loss = jf.Classification(patterns.x, patterns.y, robustness=strength)
         network = jf.init.committee(1, inputs, unit=None, key=start)
         optimizer = optax.chain(optax.sgd(0.3 * inputs), jf.keep_norms())
         options = {"optimizer": optimizer, "every": steps}
-        end = jf.gradient_descent(loss, network, steps, **options).network
+        return loss, jf.gradient_descent(loss, network, steps, **options).network
+
+    def train(key, robustness):
+        loss, end = descend(key, robustness)
+        return {"training_errors": loss.errors(end)}
+
+    def minimise(key, strength):
+        loss, end = descend(key, strength)
         # Errors, and not their rise: what theory speaks of.
         energy = jf.local_energy(loss, end, radius=radii) + loss.errors(end)
         volume = jf.local_entropy(loss, end, distance=seen, **cooling)
@@ -258,15 +267,20 @@ def _references(plan: _Plan) -> "xr.Dataset":
             "errors": loss.errors(end),
         }
 
-    axes = {"strength": strengths}
-    runs = plan("references", minimise, seeds=plan.count(8), axes=axes)
+    axes, count = {"strength": strengths}, plan.count(8)
+    runs = plan("references", minimise, seeds=count, axes=axes)
+    axes = {"robustness": robustness}
+    trained = plan("references-training", train, seeds=count, axes=axes)
+    runs = runs.assign(training_errors=trained.training_errors)
     runs = runs.rename(energy_0="radius", entropy_0="seen")
     curve = lambda s: theory.franz_parisi(kernel, 1.0, distances, strength=s).normalised
     exact = [np.asarray(curve(s)) for s in (None, *strengths)]
     exact.append(np.asarray(theory.widest_entropy(kernel, 1.0, distances)))
     names = np.array(["typical", *(f"{s:g}" for s in strengths), "widest"], object)
     lines = [np.asarray(theory.local_energy(kernel, 1.0, s, radii)) for s in strengths]
+    least = lambda s: theory.cross_entropy_minimiser(kernel, 1.0, s).error
     theories = {
+        "exact_errors": ("robustness", np.asarray(jax.vmap(least)(robustness))),
         "exact_entropy": (("reference", "distance"), np.array(exact)),
         "exact_energy": (("strength", "radius"), np.array(lines)),
     }

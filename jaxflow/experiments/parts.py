@@ -69,15 +69,17 @@ def pairs(
     tree: "xr.DataTree",
     panels: Mapping[str, Callable[["xr.Dataset", Any], None]],
     titles: Mapping[str, str],
+    rows: Mapping[str, int] | None = None,
 ) -> "dict[str, Figure]":
-    """A figure of two panels for each part."""
+    """A figure of rows of two panels for each part: of one row, or as many as it has."""
     # Not `pyplot`, which would keep the figures, and show them, by itself.
     from matplotlib.figure import Figure
 
     drawn = {}
     for name in tree.children:
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
-        panels[name](tree[name].to_dataset(), figure.subplots(1, 2))
+        count = (rows or {}).get(name, 1)
+        figure = Figure(figsize=(11, 4.8 * count), layout="constrained")
+        panels[name](tree[name].to_dataset(), figure.subplots(count, 2).ravel())
         figure.suptitle(titles[name], fontsize=10)
         drawn[name] = figure
     return drawn

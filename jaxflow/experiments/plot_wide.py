@@ -1,4 +1,4 @@
-"""Figures of how wide minima are: a dataset in, two panels out."""
+"""Figures of how wide minima are: a dataset in, panels out."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def replicas(runs: xr.Dataset, axes: Any):
 
 def references(runs: xr.Dataset, axes: Any):
     """Theory as lines, and measurements as points with standard errors."""
-    volumes, energies = axes
+    volumes, energies, costs, errors = axes
     strengths = [f"{s:g}" for s in runs.strength.to_numpy()]
     for reference in runs.reference.to_numpy():
         line = runs.exact_entropy.sel(reference=reference)
@@ -69,10 +69,49 @@ def references(runs: xr.Dataset, axes: Any):
             axis.errorbar(x, values.mean("seed"), error, capsize=2, **style)
     volumes.set(xscale="log", xlabel=DISTANCE, ylabel="entropy above that of all weights")
     _by_radius(runs.radius, energies)
-    energies.set(yscale="log", ylabel="errors with noise on the weights")
-    for axis in axes:
+    energies.set(yscale="log", ylim=(1e-6, 0.5))
+    energies.set(ylabel="errors with noise on the weights")
+    _costs(runs, costs)
+    _training_errors(runs, errors)
+    for axis in (volumes, energies, errors):
         axis.set_title("lines: theory; points: 301 inputs and patterns", fontsize=9)
+    for axis in axes:
         axis.legend(fontsize=7)
+
+
+def _costs(runs, axis):
+    """What a pattern costs, by its output."""
+    outputs = np.linspace(-1.5, 1.5, 301)
+    for k, strength in enumerate(runs.strength.to_numpy(), start=1):
+        cost = np.logaddexp(0, -2 * strength * outputs) / (2 * strength)
+        label = f"$\\gamma$ = {strength:g}"
+        axis.plot(outputs, cost, color=_colour(k), label=label)
+    hinge, label = np.maximum(0, -outputs), r"$\gamma \to \infty$"
+    axis.plot(outputs, hinge, color="0.3", ls=":", label=label)
+    axis.set(xlabel="output $x$ times label", ylabel=r"cross-entropy $f_\gamma(x)$")
+
+
+def _training_errors(runs, axis):
+    """Of minimisers on their patterns; where none are wrong, at the lower end."""
+    lowest, seen = 1e-5, runs.training_errors
+    mean, error = (
+        seen.mean("seed"),
+        seen.std("seed") / max(seen.sizes["seed"] - 1, 1) ** 0.5,
+    )
+    some, style = mean > 0, {"color": _colour(1), "ls": "", "marker": "o", "ms": 4}
+    axis.plot(runs.robustness, runs.exact_errors, color="0.3", label="theory")
+    axis.errorbar(
+        runs.robustness[some], mean[some], error[some], capsize=2, label="descents", **style
+    )
+    if not some.all():
+        none = runs.robustness[~some]
+        style |= {"mfc": "white", "clip_on": False, "label": "descents, none wrong"}
+        axis.plot(none, np.full(none.shape, lowest), **style)
+    axis.set(xscale="log", yscale="log", ylim=(lowest, 0.2))
+    ticks = (0.5, 1, 2)
+    axis.set_xticks(ticks, [f"{s:g}" for s in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel=r"robustness $\gamma$", ylabel="training error of the minimiser")
 
 
 def algorithms(runs: xr.Dataset, axes: Any):
@@ -171,3 +210,4 @@ PANELS = {
     "generalisation": generalisation,
     "parity": parity,
 }
+ROWS = {"references": 2}  # All others have one.
