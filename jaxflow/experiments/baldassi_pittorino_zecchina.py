@@ -27,6 +27,7 @@ PARTS = {
     "replicas": "entropy of replicas, by their number: signs and ReLU units",
     "references": "around minimisers of the cross-entropy: theory and measurement",
     "algorithms": "local energy and curvature, by algorithm",
+    "entropy": "volume of solutions and spectrum of the Hessian, by algorithm",
     "loads": "what is solved, by load",
     "generalisation": "test error against local energy",
     "parity": "committee and parity machine",
@@ -52,7 +53,7 @@ def run(
     """Wide flat minima of shallow networks: who finds them, and what theory says.
 
     Args:
-        only: Some of `binary`, `replicas`, `references`, `algorithms`, `loads`,
+        only: Some of `binary`, `replicas`, `references`, `algorithms`, `entropy`, `loads`,
             `generalisation` and `parity`. By default all of them.
         data: For the generalisation: `digits` (shipped with scikit-learn; even or odd), or
             the path of a file of samples: `.npy`, `.npz`, `.csv`, or IDX (`.gz` or not).
@@ -312,6 +313,37 @@ def _algorithms(plan: _Plan) -> "xr.Dataset":
     return runs.assign_attrs(size)
 
 
+def _entropy(plan: _Plan) -> "xr.Dataset":
+    """Solutions, of a problem that is small enough, with all that is around them."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    from . import searches
+
+    # The cost of a volume grows with inputs times patterns, and its logarithm with the
+    # inputs, so that few walkers survive; and the Hessian is dense. Of larger networks
+    # `algorithms` tells what is cheap.
+    hidden, inputs, samples = 5, 205, 123
+    distances, cooling = jnp.array([0.0125, 0.05]), {}
+    names = searches.ALGORITHMS
+    if plan.quick:
+        distances, cooling = distances[1:], {"stages": 20, "sweeps": 10}
+        names = (searches.SLOW, searches.FOCUSING)
+
+    def search(algorithm, key):
+        data, start, way = jr.split(key, 3)
+        loss = jf.random_patterns(samples, inputs, key=data)
+        network = jf.init.committee(hidden, inputs, key=start)
+        end = searches.find(algorithm, loss, network, key=way, most=1_000).network
+        return searches.surroundings(loss, end, distance=distances, **cooling)
+
+    runs = plan.each("entropy", search, names, seeds=plan.count(4))
+    reliable = runs.reliable.rename(reliable_0="distance")
+    runs = runs.rename(entropy_0="distance", eigenvalues_0="rank")
+    return runs.assign(reliable=reliable).assign_coords(distance=np.asarray(distances))
+
+
 def _loads(plan: _Plan) -> "xr.Dataset":
     """Which algorithms solve how many problems, by load."""
     import jax.random as jr
@@ -423,6 +455,7 @@ def _parity(plan: _Plan) -> "xr.Dataset":
 
 _PARTS = {  # Those that compile longest first.
     "algorithms": _algorithms,
+    "entropy": _entropy,
     "generalisation": _generalisation,
     "loads": _loads,
     "binary": _binary,
@@ -488,6 +521,24 @@ def _algorithms_rows(runs):
         }
 
 
+def _entropy_rows(runs):
+    for name in runs.algorithm.to_numpy():
+        some = runs.sel(algorithm=name)
+        some = some.where(some.solved == 1)
+        near, top = some.sel(distance=0.05), some.eigenvalues
+        known, count = near.entropy.where(near.reliable == 1), int(some.solved.sum())
+        found = int(known.count())
+        volume = (
+            f"{float(known.mean()):.3f}, in {found} of {count}" if found else "not found"
+        )
+        yield {
+            "case": name,
+            "solved": f"{count} of {some.solved.size}",
+            "finding": f"local entropy at 0.05: {volume}; eigenvalues "
+            f"{float(top.min('rank').mean()):.4f} to {float(top.max('rank').mean()):.4f}",
+        }
+
+
 def _loads_rows(runs):
     for name in runs.algorithm.to_numpy():
         some = runs.sel(algorithm=name)
@@ -531,6 +582,7 @@ _ROWS = {
     "replicas": _replicas_rows,
     "references": _references_rows,
     "algorithms": _algorithms_rows,
+    "entropy": _entropy_rows,
     "loads": _loads_rows,
     "generalisation": _generalisation_rows,
     "parity": _parity_rows,

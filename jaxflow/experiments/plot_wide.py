@@ -94,10 +94,8 @@ def _costs(runs, axis):
 def _training_errors(runs, axis):
     """Of minimisers on their patterns; where none are wrong, at the lower end."""
     lowest, seen = 1e-5, runs.training_errors
-    mean, error = (
-        seen.mean("seed"),
-        seen.std("seed") / max(seen.sizes["seed"] - 1, 1) ** 0.5,
-    )
+    mean, count = seen.mean("seed"), seen.sizes["seed"]
+    error = seen.std("seed") / max(count - 1, 1) ** 0.5
     some, style = mean > 0, {"color": _colour(1), "ls": "", "marker": "o", "ms": 4}
     axis.plot(runs.robustness, runs.exact_errors, color="0.3", label="theory")
     axis.errorbar(
@@ -136,6 +134,42 @@ def algorithms(runs: xr.Dataset, axes: Any):
         xscale="log", yscale="log", xlabel="trace of the Hessian at $\\beta=\\gamma=2$"
     )
     bends.set(ylabel="its largest eigenvalue")
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def entropy(runs: xr.Dataset, axes: Any):
+    """The volume of solutions around those found, and the eigenvalues of the Hessian."""
+    volumes, spectrum = axes
+    solved = runs.where(runs.solved == 1)
+    known = solved.entropy.where(solved.reliable == 1)
+    # Even where they are small, and logarithmic where they are large.
+    small, found = 1e-3, runs.eigenvalues
+    low, high = (
+        np.arcsinh(float(found.min()) / small),
+        np.arcsinh(float(found.max()) / small),
+    )
+    edges = small * np.sinh(np.linspace(low, high, 41))
+    for k, name in enumerate(runs.algorithm.to_numpy()):
+        some, values = known.sel(algorithm=name), solved.eigenvalues.sel(algorithm=name)
+        count = some.count("seed")
+        error = some.std("seed") / np.sqrt(np.maximum(count - 1, 1))
+        style = {"color": _colour(k), "marker": _MARKERS[k], "ms": 4, "capsize": 2}
+        total = int(runs.solved.sel(algorithm=name).sum())
+        label = f"{name} ({int(count.sel(distance=0.05))} of {total})"
+        volumes.errorbar(runs.distance, some.mean("seed"), error, label=label, **style)
+        values = values.to_numpy().ravel()
+        counts, _ = np.histogram(values[np.isfinite(values)], edges)
+        spectrum.stairs(counts / max(total, 1), edges, color=_colour(k), label=name)
+    ticks = runs.distance.to_numpy()
+    volumes.set(xscale="log", xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    volumes.set_xticks(ticks, [f"{d:g}" for d in ticks])
+    volumes.minorticks_off()
+    volumes.set_title("means of the volumes found, and their number at 0.05", fontsize=9)
+    spectrum.set_xscale("asinh", linear_width=small)
+    spectrum.set_xticks([-1e-2, -1e-3, 0, 1e-3, 1e-2])
+    spectrum.set(yscale="log", xlabel="eigenvalue of the Hessian at $\\beta=\\gamma=2$")
+    spectrum.set(ylabel="how many, of a solution")
     for axis in axes:
         axis.legend(fontsize=7)
 
@@ -206,6 +240,7 @@ PANELS = {
     "replicas": replicas,
     "references": references,
     "algorithms": algorithms,
+    "entropy": entropy,
     "loads": loads,
     "generalisation": generalisation,
     "parity": parity,

@@ -129,11 +129,29 @@ def measured(
 
 def curvature(loss: jf.Classification, network: jf.Committee) -> dict[str, Any]:
     """Of the cross-entropy on the spheres, at one robustness and gain for all networks."""
-    at_two = jf.Classification(loss.x, loss.y, robustness=2.0, gain=2.0)
-    common = jf.Normalised(at_two)  # pyright: ignore
-    density = jf.spectral_density(common, network, matvecs=30, probes=24)
+    density = jf.spectral_density(_common(loss), network, matvecs=30, probes=24)
     return {
         "sharpness": jnp.max(density.values),
         "trace": density.trace,
         "frobenius": density.frobenius,
     }
+
+
+def surroundings(
+    loss: jf.Classification, network: jf.Committee, *, distance: Any, **cooling: int
+) -> dict[str, Any]:
+    """The volume of solutions around, and all eigenvalues of the Hessian of `curvature`."""
+    volume = jf.local_entropy(loss, network, distance=distance, **cooling)
+    matrix = jf.hessian(_common(loss), network).as_matrix()
+    return {
+        "errors": loss.errors(network),
+        "solved": loss.solved(network),
+        "entropy": volume.entropy,
+        "reliable": volume.reliable,
+        "eigenvalues": jnp.linalg.eigvalsh(matrix),
+    }
+
+
+def _common(loss):
+    at_two = jf.Classification(loss.x, loss.y, robustness=2.0, gain=2.0)
+    return jf.Normalised(at_two)  # pyright: ignore

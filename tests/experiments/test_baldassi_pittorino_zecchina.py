@@ -55,6 +55,22 @@ def test_every_other_part_has_rows_and_a_figure(name):
 
 
 @pytest.mark.exhaustive
+def test_volumes_are_those_of_the_reference():
+    quiet = lambda words: None
+    tree = experiment.run(only=("entropy",), quick=True, seeds=4, progress=quiet)
+    runs = tree["entropy"].to_dataset()
+    assert (runs.solved == 1).all()
+    assert (runs.reliable == 1).all()
+    mean = runs.entropy.sel(distance=0.05).mean("seed")
+    # Of independent runs, with six seeds.
+    for name, entropy in {"CE slow": -0.045, "fBP": -0.042}.items():
+        assert float(mean.sel(algorithm=name)) == pytest.approx(entropy, rel=0.4)
+    assert runs.sizes["rank"] == 205
+    # Slow descents and belief propagation end where the Hessian is nearly positive.
+    assert (runs.eigenvalues.min("rank") > -0.5 * runs.eigenvalues.max("rank")).all()
+
+
+@pytest.mark.exhaustive
 def test_parity_machines_are_narrower_at_a_distance():
     quiet = lambda words: None
     tree = experiment.run(only=("parity",), quick=True, seeds=4, progress=quiet)
