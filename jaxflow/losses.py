@@ -52,11 +52,11 @@ class AbstractLoss(eqx.Module):
 
     floor: eqx.AbstractVar[Float[Array, ""]]
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         """The loss above its floor."""
         return self.criterion(self.outputs(network))
 
-    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+    def outputs(self, network: PyTree) -> PyTree[Array]:
         """What the loss asks of the network: arrays, as a function of the weights."""
         del network
         raise ValueError(self._whole())
@@ -73,7 +73,7 @@ class AbstractLoss(eqx.Module):
             f"Implement `{name}.outputs(network)` and `{name}.criterion(outputs)`."
         )
 
-    def __call__(self, network: PyTree[Array]) -> Scalar:
+    def __call__(self, network: PyTree) -> Scalar:
         """The loss at `network`."""
         return self.floor + self.excess(network)
 
@@ -90,7 +90,7 @@ class AbstractLoss(eqx.Module):
         scaled = tuple(jnp.asarray(factor, float) * f for f in factors)
         return Sum(terms, scaled)  # pyright: ignore
 
-    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+    def least_excess(self, network: PyTree) -> Scalar | None:
         """The least excess of any network of these shapes, where that is known.
 
         Known are losses without local minima, so that whatever rests above is a saddle.
@@ -118,7 +118,7 @@ class AbstractLoss(eqx.Module):
         del count
         return self
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+    def solved(self, network: PyTree) -> Bool[Array, ""] | None:
         """Whether a network solves the problem, for losses that ask no more than that."""
         del network
         return None
@@ -134,10 +134,10 @@ class Sum(AbstractLoss):
     def floor(self) -> Scalar:
         return self._add(term.floor for term in self.terms)
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         return self._add(term.excess(network) for term in self.terms)
 
-    def outputs(self, network: PyTree[Array]) -> tuple[PyTree[Array], ...]:
+    def outputs(self, network: PyTree) -> tuple[PyTree[Array], ...]:
         return tuple(term.outputs(network) for term in self.terms)
 
     def criterion(self, outputs: tuple[PyTree[Array], ...]) -> Scalar:
@@ -148,7 +148,7 @@ class Sum(AbstractLoss):
         pairs = zip(self.factors, values, strict=True)
         return sum((factor.astype(v.dtype) * v for factor, v in pairs), start=0.0)  # pyright: ignore
 
-    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+    def least_excess(self, network: PyTree) -> Scalar | None:
         least = [term.least_excess(network) for term in self.terms]
         # Of several terms no one knows.
         return None if len(least) > 1 or least[0] is None else self._add(least)
@@ -205,14 +205,14 @@ class Regression(AbstractLoss):
     floor: Float[Array, ""]
     readout: Float[Array, "out hidden"] | None = None
 
-    def outputs(self, network: PyTree[Array]) -> Float[Array, "out in"]:
+    def outputs(self, network: PyTree) -> Float[Array, "out in"]:
         return self.linear_map(network)
 
     def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
         gap = outputs - self.target
         return jnp.sum((gap @ self.covariance) * gap)
 
-    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+    def least_excess(self, network: PyTree) -> Scalar | None:
         r"""That of the best map of the rank that fits through the narrowest layer.
 
         There are no other local minima (Baldi & Hornik, 1989, for two layers; Kawaguchi,
@@ -227,7 +227,7 @@ class Regression(AbstractLoss):
         seen = self.target @ axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
         return jnp.sum(jnp.linalg.svd(seen, compute_uv=False)[narrowest:] ** 2)
 
-    def linear_map(self, network: PyTree[Array]) -> Float[Array, "out in"]:
+    def linear_map(self, network: PyTree) -> Float[Array, "out in"]:
         r"""The end-to-end matrix $P W$, readout included.
 
         Raises:
@@ -250,7 +250,7 @@ class Regression(AbstractLoss):
         return chain(*reversed(layers))
 
 
-def _factors(network: PyTree[Array]) -> tuple[Float[Array, "_ _"], ...]:
+def _factors(network: PyTree) -> tuple[Float[Array, "_ _"], ...]:
     """Matrices that multiply to what a linear network does."""
     if isinstance(network, DeepLinear):
         return network.weights
@@ -285,7 +285,7 @@ class MeanSquaredError(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.y.dtype)
 
-    def outputs(self, network: PyTree[Array]) -> Float[Array, "samples out"]:
+    def outputs(self, network: PyTree) -> Float[Array, "samples out"]:
         return self.read(jax.vmap(network)(self.x))  # pyright: ignore
 
     def read(self, outputs: Float[Array, "samples hidden"]) -> Float[Array, "samples out"]:
@@ -350,7 +350,7 @@ class MatrixSensing(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.y.dtype)
 
-    def outputs(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+    def outputs(self, network: PyTree) -> Float[Array, " samples"]:
         matrix = chain(*reversed(_factors(network)))
         if matrix.shape != self.x.shape[1:]:
             raise ValueError(
@@ -423,7 +423,7 @@ class CrossEntropy(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.x.dtype)
 
-    def outputs(self, network: PyTree[Array]) -> Float[Array, "samples classes"]:
+    def outputs(self, network: PyTree) -> Float[Array, "samples classes"]:
         outputs = jax.vmap(network)(self.x)  # pyright: ignore
         if outputs.ndim != 2 or outputs.shape[1] < self.classes:
             raise ValueError(
@@ -437,16 +437,16 @@ class CrossEntropy(AbstractLoss):
         gaps, others = self._gaps(outputs)
         return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(gaps, axis=1, where=others)))
 
-    def margins(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+    def margins(self, network: PyTree) -> Float[Array, " samples"]:
         r"""$f_{y_i}(x_i) - \max_{c \neq y_i} f_c(x_i)$: positive where it is right."""
         gaps, others = self._gaps(self.outputs(network))
         return -jnp.max(gaps, axis=1, where=others, initial=-jnp.inf)
 
-    def errors(self, network: PyTree[Array]) -> Float[Array, ""]:
+    def errors(self, network: PyTree) -> Float[Array, ""]:
         """The share of samples that are wrong; what is not a number, or tied, is."""
         return jnp.mean(~(self.margins(network) > 0), dtype=self.x.dtype)
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""]:
+    def solved(self, network: PyTree) -> Bool[Array, ""]:
         return jnp.all(self.margins(network) > 0)
 
     def _gaps(self, outputs):
@@ -496,7 +496,7 @@ class NoisyNeurons(AbstractLoss):
     def floor(self) -> Scalar:
         return self.regression.floor
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         if not isinstance(network, DeepLinear):
             raise ValueError(
                 "`NoisyNeurons` are those of a `DeepLinear`, but the network is a "
@@ -595,8 +595,8 @@ class WeightDecay(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.strength.dtype)
 
-    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
-        return network
+    def outputs(self, network: PyTree) -> PyTree[Array]:
+        return eqx.filter(network, eqx.is_inexact_array)
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         leaves = jax.tree.leaves(outputs)

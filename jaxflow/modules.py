@@ -44,7 +44,7 @@ class FunctionLoss(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros(())
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         return _join(self.arrays, self.rest)(network)
 
 
@@ -54,23 +54,23 @@ class Completed(Variant):
     loss: AbstractLoss
     rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         return self.loss.excess(self.prepare(network))
 
-    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+    def outputs(self, network: PyTree) -> PyTree[Array]:
         return self.loss.outputs(self.prepare(network))
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         return self.loss.criterion(outputs)
 
-    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+    def prepare(self, network: PyTree) -> PyTree:
         return _join(network, self.rest)
 
     def at(self, count: Array) -> AbstractLoss:
         return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
-def parts(name: str, loss: Loss, network: PyTree) -> tuple[AbstractLoss, PyTree[Array]]:
+def parts(name: str, loss: Any, network: Any) -> tuple[AbstractLoss, PyTree[Array]]:
     """A loss, and the weights that it is a function of.
 
     Raises:
@@ -100,7 +100,7 @@ def parts(name: str, loss: Loss, network: PyTree) -> tuple[AbstractLoss, PyTree[
     return Completed(loss=loss, rest=rest), weights  # pyright: ignore
 
 
-def whole(loss: AbstractLoss, network: PyTree[Array]) -> tuple[AbstractLoss, PyTree]:
+def whole(loss: AbstractLoss, network: PyTree) -> tuple[AbstractLoss, PyTree]:
     """What the user gave: a loss and a network, with all that `parts` took away."""
     if isinstance(loss, Completed):
         loss, network = loss.loss, loss.prepare(network)
@@ -113,7 +113,7 @@ def of_modules(
     """A function of a loss and weights, for any loss and module."""
 
     @ft.wraps(function)
-    def call(loss: Loss, network: PyTree, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(loss: Any, network: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         name = function.__name__  # pyright: ignore
         return function(*parts(name, loss, network), *args, **kwargs)
 

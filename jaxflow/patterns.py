@@ -68,7 +68,7 @@ class Classification(AbstractLoss):
     def floor(self) -> Scalar:
         return jnp.zeros((), self.x.dtype)
 
-    def outputs(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+    def outputs(self, network: PyTree) -> Float[Array, " samples"]:
         if isinstance(network, Committee):
             return self._one(jax.vmap(lambda x: network.smooth(x, self.gain))(self.x))
         return self._one(jax.vmap(network)(self.x))  # pyright: ignore
@@ -77,15 +77,15 @@ class Classification(AbstractLoss):
         scale = 2 * self.robustness
         return jnp.mean(jax.nn.softplus(-scale * self.y * outputs)) / scale
 
-    def margins(self, network: PyTree[Array]) -> Float[Array, " samples"]:
+    def margins(self, network: PyTree) -> Float[Array, " samples"]:
         r"""$y_\mu \Delta(x_\mu)$, of the signs themselves: positive where it is right."""
         return self.y * self._one(jax.vmap(network)(self.x))  # pyright: ignore
 
-    def errors(self, network: PyTree[Array]) -> Float[Array, ""]:
+    def errors(self, network: PyTree) -> Float[Array, ""]:
         """The share of patterns that are wrong; what is not a number is."""
         return jnp.mean(~(self.margins(network) > 0), dtype=self.x.dtype)
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""]:
+    def solved(self, network: PyTree) -> Bool[Array, ""]:
         return jnp.all(self.margins(network) > 0)
 
     def _one(self, outputs):

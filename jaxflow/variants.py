@@ -20,11 +20,11 @@ class Variant(AbstractLoss):
     def floor(self) -> Scalar:
         return self.loss.floor
 
-    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+    def prepare(self, network: PyTree) -> PyTree:
         """The network that the loss inside is told of."""
         return network
 
-    def solved(self, network: PyTree[Array]) -> Bool[Array, ""] | None:
+    def solved(self, network: PyTree) -> Bool[Array, ""] | None:
         return self.loss.solved(self.prepare(network))
 
     @property
@@ -74,16 +74,16 @@ class Annealed(Variant):
         self.loss = loss
         self.names, self.schedules = tuple(schedules), tuple(schedules.values())
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         return self.loss.excess(network)
 
-    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+    def outputs(self, network: PyTree) -> PyTree[Array]:
         return self.loss.outputs(network)
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         return self.loss.criterion(outputs)
 
-    def least_excess(self, network: PyTree[Array]) -> Scalar | None:
+    def least_excess(self, network: PyTree) -> Scalar | None:
         return self.loss.least_excess(network)
 
     def at(self, count: Int[Array, ""]) -> AbstractLoss:
@@ -106,16 +106,16 @@ class Normalised(Variant):
 
     loss: AbstractLoss
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         return self.loss.excess(self.prepare(network))
 
-    def outputs(self, network: PyTree[Array]) -> PyTree[Array]:
+    def outputs(self, network: PyTree) -> PyTree[Array]:
         return self.loss.outputs(self.prepare(network))
 
     def criterion(self, outputs: PyTree[Array]) -> Scalar:
         return self.loss.criterion(outputs)
 
-    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+    def prepare(self, network: PyTree) -> PyTree:
         return normalise(network)
 
     def at(self, count: Int[Array, ""]) -> "Normalised":
@@ -150,25 +150,25 @@ class Replicated(Variant):
                 f"`Replicated(coupling=...)` must not be negative, but is {coupling}."
             )
 
-    def excess(self, network: PyTree[Array]) -> Scalar:
+    def excess(self, network: PyTree) -> Scalar:
         alone = jnp.sum(jax.vmap(self.loss.excess)(network))
         gaps = jax.tree.map(lambda w, m: w - m[None], network, centre(network))
         spread = sum(jnp.sum(gap**2) for gap in jax.tree.leaves(gaps))
         return alone + self.coupling.astype(alone.dtype) / 2 * spread
 
-    def prepare(self, network: PyTree[Array]) -> PyTree[Array]:
+    def prepare(self, network: PyTree) -> PyTree:
         return centre(network)
 
     def at(self, count: Int[Array, ""]) -> "Replicated":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
-def centre(network: PyTree[Array]) -> PyTree[Array]:
+def centre(network: PyTree) -> PyTree[Array]:
     """The mean of a stack of networks."""
     return jax.tree.map(lambda w: jnp.mean(w, axis=0), network)
 
 
-def normalise(network: PyTree[Array]) -> PyTree[Array]:
+def normalise(network: PyTree) -> PyTree[Array]:
     """The network with every row of weights scaled to a norm of the root of its length."""
 
     def scale(w):

@@ -202,13 +202,16 @@ class _Rule(eqx.Module):
 
     def diagonal(self, moments, like):
         scale = self.share / self.step_size
-        if self.decay is None or self.inside is None:
+        if self.decay is None:
             return jnp.broadcast_to(scale, like.shape)
+        assert self.inside is not None
+        assert self.outside is not None
         return (jnp.sqrt(moments + self.inside) + self.outside) * scale
 
     def stiffening(self, moments):
         """How the diagonal changes with the second moments."""
         scale = self.share / self.step_size
+        assert self.inside is not None
         return scale / (2 * jnp.sqrt(moments + self.inside))
 
     def renewal(self, time):

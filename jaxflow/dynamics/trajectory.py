@@ -128,6 +128,7 @@ def value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     return loss(network)
 
 
+@of_modules
 def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
     """The network itself; of a module that holds more than weights, its weights."""
     del loss

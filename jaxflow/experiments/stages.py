@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..networks import AbstractLayered
+from ..networks import AbstractDense
 
 
-class Stages(AbstractLayered):
+class Stages(AbstractDense):
     r"""Layers $h + W_k \tanh h$ where there is a skip, and $W_k h$ where there is none.
 
     Args:

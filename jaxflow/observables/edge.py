@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
-from ..modules import of_modules, whole
+from ..modules import Loss, of_modules, whole
 from .curvature import sharpness, spectrum
 
 
@@ -99,7 +99,7 @@ class at_centre(eqx.Module):
     def __init__(self, observable: Callable[..., PyTree[Array]], *, step_size: ScalarLike):
         self.observable, self.step_size = observable, step_size
 
-    def __call__(self, loss: AbstractLoss, network: PyTree) -> PyTree[Array]:
+    def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
         return _at_centre(loss, network, self.observable, self.step_size)
 
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from ..losses import AbstractLoss, CrossEntropy
+from ..modules import of_modules, whole
 
 
+@of_modules
 def tangent_kernel(
     loss: AbstractLoss, network: PyTree[Array]
 ) -> Float[Array, "outputs outputs"]:
@@ -40,6 +42,7 @@ def _kernel(loss, network) -> Array:
     return sum(j @ j.T for j in leaves)  # pyright: ignore
 
 
+@of_modules
 def kernel_alignment(
     loss: AbstractLoss, network: PyTree[Array], *, targets: ArrayLike | None = None
 ) -> Scalar:
@@ -60,7 +63,11 @@ def kernel_alignment(
             given, or they have another shape.
     """
     shape = _shape(loss, network)
-    y = _targets(loss, shape) if targets is None else jnp.asarray(targets)
+    y = (
+        _targets(whole(loss, network)[0], shape)
+        if targets is None
+        else jnp.asarray(targets)
+    )
     if y.shape != shape:
         raise ValueError(
             "`kernel_alignment(targets=...)` must have the shape of the outputs, "

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from ..losses import AbstractLoss, Regression, Sum
+from ..modules import of_modules
 
 
 @of_modules
