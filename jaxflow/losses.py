@@ -75,7 +75,8 @@ class AbstractLoss(eqx.Module):
 
     def __call__(self, network: PyTree) -> Scalar:
         """The loss at `network`."""
-        return self.floor + self.excess(network)
+        excess = self.excess(network)
+        return jnp.asarray(self.floor, excess.dtype) + excess
 
     def __add__(self, other: "AbstractLoss") -> "Sum":
         (terms, factors), (more, others) = _parts(self), _parts(other)

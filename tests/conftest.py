@@ -1,8 +1,13 @@
 """What all tests share: float64, strict promotion, and problems that compile once."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
+
+# Compiling is what takes the time. Also for notebooks and commands, which inherit it; with
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` it is as users have it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 

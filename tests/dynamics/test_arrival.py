@@ -65,6 +65,7 @@ class TestHardStarts:
         assert run.status == jf.Status.CONVERGED
         assert left(loss, run.network) <= 1e-12
 
+    @pytest.mark.exhaustive
     def test_many_residual_layers(self):
         """Forty of them take twice as long to compile, and are in the benchmark."""
         x, readout = jr.normal(jr.key(0), (50, 5)), jr.normal(jr.key(5), (5,)) / 5**0.5
@@ -229,6 +230,7 @@ class TestDerivatives:
         wanted = 3 * jnp.sum(problem.target**2 * turn)
         np.testing.assert_allclose(jax.grad(end)(jnp.zeros(())), wanted, rtol=1e-6)
 
+    @pytest.mark.exhaustive
     def test_of_an_isolated_minimum(self, problem):
         """Weight decay isolates the sharpness of the minimum from the start."""
         start = jf.init.gaussian((5, 5, 5, 1), scale=0.5, key=jr.key(0))
