@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
@@ -244,8 +245,12 @@ def _remaining(loss, network):
 
 def _remaining_if(unsure, loss, network):
     """The same, and zeros where nobody needs to know; in a batch, of those alone."""
-    inputs, rest = eqx.partition((loss, network), eqx.is_array)
-    look = lambda inputs: _remaining(*eqx.combine(inputs, rest))
+    arrays, rest = eqx.partition((loss, network), eqx.is_array)
+    look = lambda arrays: _remaining(*eqx.combine(arrays, rest))
+    # With what the loss closes over, which would else bring its slopes along.
+    closed = jax.make_jaxpr(look)(arrays)
+    inputs = jax.lax.stop_gradient((closed.consts, jax.tree.leaves(arrays)))
+    look = lambda inputs: tuple(eval_jaxpr(closed.jaxpr, inputs[0], *inputs[1]))
     dtype = jax.tree.leaves(network)[0].dtype
 
     def alone(unsure, inputs):

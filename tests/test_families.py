@@ -1,0 +1,261 @@
+"""Every dynamics and every observable on every family of networks: one table.
+
+Alone, jitted, in a batch, with slopes, and in single precision. All observables of a family
+share one program, for compiling is what takes the time.
+"""
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import jaxflow as jf
+
+X = jr.normal(jr.key(0), (12, 4))
+Y = jnp.sin(X @ jnp.ones((4, 1)))
+CLASSES = jnp.arange(12) % 3
+SENSED = jr.normal(jr.key(1), (12, 4, 4))
+
+
+def error(x, y, network):
+    return jnp.mean((jax.vmap(network)(x) - y) ** 2)
+
+
+def dense(widths, key):
+    return jf.init.gaussian(widths, scale=0.5, key=key).weights
+
+
+def convolution(key):
+    make = jf.init.convolutional
+    return make((1, 2, 2), (2,), 3, 3, scale=0.5, activation=jnp.tanh, key=key)
+
+
+FAMILIES = {
+    "linear": (
+        lambda: jf.regression(X, Y),
+        lambda key: jf.DeepLinear(dense((4, 4, 1), key)),
+    ),
+    "mlp": (
+        lambda: jf.MeanSquaredError(X, Y),
+        lambda key: jf.MLP(dense((4, 4, 1), key), jnp.tanh),
+    ),
+    "residual": (
+        lambda: jf.MeanSquaredError(X, Y, readout=jnp.ones((1, 4))),
+        lambda key: jf.ResidualMLP(dense((4, 4, 4), key), jax.nn.gelu),
+    ),
+    "convolutional": (lambda: jf.CrossEntropy(X, CLASSES), convolution),
+    "diagonal": (
+        lambda: jf.regression(X, Y),
+        lambda key: jf.DiagonalLinear(jr.normal(key, (2, 4))),
+    ),
+    "symmetric": (
+        lambda: jf.denoising(X, noise=0.1),
+        lambda key: jf.SymmetricLinear(jr.normal(key, (4, 2))),
+    ),
+    "sensing": (
+        lambda: jf.MatrixSensing(SENSED, Y[:, 0]),
+        lambda key: jf.DeepLinear(dense((4, 2, 4), key)),
+    ),
+    "committee": (
+        lambda: jf.Classification(X, jnp.sign(Y[:, 0])),
+        lambda key: jf.Committee(jr.normal(key, (2, 4)), tree=False, unit=jnp.tanh),
+    ),
+    "equinox": (
+        lambda: eqx.Partial(error, X, Y),
+        lambda key: eqx.nn.MLP(4, 1, 4, 1, activation=jnp.tanh, key=key),
+    ),
+}
+DENSE = ("linear", "mlp", "residual", "sensing")
+KNOWN_OUTPUTS = tuple(name for name in FAMILIES if name != "equinox")
+
+ANY = {
+    "value": jf.value,
+    "excess": jf.excess,
+    "gradient_norm": jf.gradient_norm,
+    "sharpness": jf.sharpness,
+    "spectrum": lambda loss, n: jf.spectrum(loss, n, largest=2).values,
+    "spectral_density": lambda loss, n: jf.spectral_density(loss, n).trace,
+    "hessian": lambda loss, n: jf.hessian(loss, n).as_matrix(),
+    "oscillation": lambda loss, n: jf.oscillation(loss, n, step_size=0.1),
+    "reversal": lambda loss, n: jf.reversal(loss, n, step_size=0.1),
+    "at_centre": jf.at_centre(jf.value, step_size=0.1),
+    "sharpening": jf.sharpening,
+    "predicted_oscillation": jf.predicted_oscillation,
+    "local_energy": lambda loss, n: jf.local_energy(loss, n, radius=0.1),
+}
+LAYERS = {
+    "singular_values": jf.singular_values,
+    "alignment": jf.alignment,
+    "chance_alignment": jf.chance_alignment,
+    "imbalance": jf.imbalance,
+    "stable_rank": jf.stable_rank,
+    "rank_one_gap": jf.rank_one_gap,
+    "gains": lambda loss, n: jf.gains(loss, n, signal=jnp.ones(4, leaf(n).dtype)),
+}
+OUTPUTS = {"tangent_kernel": jf.tangent_kernel}
+# Of linear networks with one output or as many as inputs, which their own tests cover; of
+# classifications; numbers of an optimiser; labels for the results of others.
+ELSEWHERE = {
+    *("distance", "gauss_newton_spectrum", "path_coupling", "determinant"),
+    *("error_rate", "solved", "local_entropy", "kernel_alignment"),
+    *("stability_threshold", "preconditioner"),
+    *("Spectrum", "SpectralDensity", "LocalEntropy"),
+}
+# Their slopes would be those of a slope of an eigenvalue, whose eigenvector is frozen; draws
+# that are counted have none; a root of nothing has none.
+WITHOUT_SLOPE = {
+    *("sharpening", "predicted_oscillation", "spectral_density", "local_energy"),
+    *("chance_alignment", "oscillation"),
+}
+
+
+def leaf(network):
+    return jax.tree.leaves(eqx.filter(network, eqx.is_array))[0]
+
+
+def cast(tree, dtype):
+    move = lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
+    return jax.tree.map(move, tree)
+
+
+def measures(family):
+    chosen = dict(ANY)
+    if family in DENSE:
+        chosen |= LAYERS
+    if family in KNOWN_OUTPUTS:
+        chosen |= OUTPUTS
+    return chosen
+
+
+def observe(family, names=None):
+    chosen = measures(family)
+    names = tuple(chosen) if names is None else names
+
+    @eqx.filter_jit
+    def see(loss, network):
+        return {name: chosen[name](loss, network) for name in names}
+
+    return see
+
+
+def moved(network, direction, size):
+    """The network, a little further along a direction."""
+    arrays, rest = eqx.partition(network, eqx.is_inexact_array)
+    arrays = jax.tree.map(lambda w, v: w + size * v, arrays, direction)
+    return eqx.combine(arrays, rest)
+
+
+def slope_of(function, network):
+    """The slope along a direction, by rules and by differences."""
+    arrays = eqx.filter(network, eqx.is_inexact_array)
+    shape = lambda w: jnp.cos(jnp.arange(w.size)).reshape(w.shape)
+    direction = jax.tree.map(shape, arrays)
+    along = lambda size: function(moved(network, direction, size))
+    rule = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))[1]
+    there, back = along(jnp.asarray(1e-5)), along(jnp.asarray(-1e-5))
+    return rule, jax.tree.map(lambda a, b: (a - b) / 2e-5, there, back)
+
+
+def test_the_table_is_complete():
+    public = {name for name in jf.observables.__dict__ if not name.startswith("_")}
+    modules = {
+        *("alignment", "batches", "curvature", "density", "edge", "flatness", "invariant"),
+        *("kernel", "lanczos", "progress", "stability", "jaxtyping"),
+    }
+    covered = {*ANY, *LAYERS, *OUTPUTS, *ELSEWHERE}
+    assert public - modules - covered == set()
+
+
+def some(names):
+    """All families, of which others than these only when asked for: they compile long."""
+    exhaustive = pytest.mark.exhaustive
+    return [f if f in names else pytest.param(f, marks=exhaustive) for f in FAMILIES]
+
+
+@pytest.mark.parametrize("family", some(("linear", "convolutional", "equinox")))
+class TestObservables:
+    def test_batches_and_precisions(self, family):
+        make, draw = FAMILIES[family]
+        loss, networks = make(), [draw(key) for key in jr.split(jr.key(2), 2)]
+        see = observe(family)
+        alone = [see(loss, network) for network in networks]
+        stack = lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]
+        stacked = jax.tree.map(stack, *networks)
+        together = eqx.filter_vmap(lambda network: see(loss, network))(stacked)
+        single = see(cast(loss, jnp.float32), cast(networks[0], jnp.float32))
+        for name, values in together.items():
+            for k in range(2):
+                np.testing.assert_allclose(
+                    values[k], alone[k][name], rtol=1e-6, atol=1e-8, err_msg=name
+                )
+            scale = 1e-3 + np.nanmax(np.abs(alone[0][name]))
+            gap = np.nanmax(np.abs(np.asarray(single[name], float) - alone[0][name]))
+            assert single[name].dtype == jnp.float32, name
+            # Other draws, with other bits.
+            assert gap < 2e-2 * scale or name == "local_energy", name
+
+    def test_slopes(self, family):
+        make, draw = FAMILIES[family]
+        loss, network = make(), draw(jr.key(2))
+        names = tuple(n for n in measures(family) if n not in WITHOUT_SLOPE)
+        see = observe(family, names)
+        rule, numeric = slope_of(lambda network: see(loss, network), network)
+        for name in names:
+            scale = 1e-3 + np.nanmax(np.abs(numeric[name]))
+            gap = np.nanmax(np.abs(rule[name] - numeric[name]))
+            assert gap < 1e-3 * scale, name
+
+
+def descend(loss, network):
+    run = jf.gradient_descent(loss, network, 8, step_size=0.02, every=4)
+    return run.observed["loss"]
+
+
+def flow(loss, network):
+    run = jf.gradient_flow(loss, network, (0.0, 0.1, 0.2), solver=dfx.Tsit5())
+    return run.observed["loss"]
+
+
+def central(loss, network):
+    run = jf.central_flow(loss, network, 8, step_size=0.02, every=4, directions=1, rtol=1.0)
+    return run.edge.average["loss"]
+
+
+RUNS = [
+    *((descend, family) for family in FAMILIES),
+    *((flow, family) for family in FAMILIES),
+    (central, "equinox"),
+    *(
+        pytest.param(central, family, marks=pytest.mark.exhaustive)
+        for family in FAMILIES
+        if family != "equinox"
+    ),
+]
+
+
+@pytest.mark.parametrize(("run", "family"), RUNS)
+def test_dynamics(run, family):
+    make, draw = FAMILIES[family]
+    loss, networks = make(), [draw(key) for key in jr.split(jr.key(2), 2)]
+    stack = lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]
+    stacked = jax.tree.map(stack, *networks)
+    go = eqx.filter_jit(run)
+    alone = [go(loss, network) for network in networks]
+    assert np.all(np.diff(alone[0]) < 0)
+    together = eqx.filter_vmap(lambda network: go(loss, network))(stacked)
+    np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-7)
+    single = go(cast(loss, jnp.float32), cast(networks[0], jnp.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, alone[0], rtol=2e-3)
+    along = lambda size: go(loss, scaled(networks[0], size))[-1]
+    slope = jax.grad(along)(jnp.ones(()))
+    numeric = (along(jnp.asarray(1 + 1e-5)) - along(jnp.asarray(1 - 1e-5))) / 2e-5
+    np.testing.assert_allclose(slope, numeric, rtol=1e-4, atol=1e-8)
+
+
+def scaled(network, size):
+    scale = lambda leaf: size * leaf if eqx.is_inexact_array(leaf) else leaf
+    return jax.tree.map(scale, network)
