@@ -23,6 +23,8 @@ EXPERIMENTS = {
     "Ziyin, Li & Meng (2022), and who finds them",
     "baldassi-pittorino-zecchina": "wide flat minima of shallow networks, after Baldassi, "
     "Pittorino & Zecchina (2020): who finds them, and replica theory",
+    "networks": "linear networks beside their exact solutions, and nonlinear ones beside "
+    "them: flow, sharpness, alignment and tangent kernel on real data",
 }
 
 

@@ -1,0 +1,551 @@
+r"""Linear networks beside their exact solutions, and nonlinear ones beside them.
+
+Autoencoders that learn one principal component after the other, two layers from balanced
+starts, diagonal networks whose limit depends on the size of the start, chains that wait
+longer the deeper they are: flows of real data on the formulas of `theory.exact_dynamics`.
+Then what no formula says: perceptron, residual and convolutional network, in training.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jaxflow as jf
+
+from .parts import choose, pairs, table, titles, together
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+PARTS = {
+    "autoencoder": "linear autoencoders learn components one by one",
+    "two-layers": "two linear layers from balanced starts of several imbalances",
+    "diagonal": "diagonal networks, and which of all solutions they find",
+    "chains": "balanced linear networks of several depths",
+    "nonlinear": "nonlinear networks, descended at one step size",
+}
+# Principal components of the digits that the linear networks see.
+COMPONENTS = 16
+
+
+def run(
+    *,
+    only: tuple[str, ...] | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    sweep: Callable[..., "xr.Dataset"] | None = None,
+    progress: Callable[[str], Any] = print,
+) -> "xr.DataTree":
+    """Flows of linear networks on their closed forms, and nonlinear networks in training.
+
+    Data are the diabetes and the digits that are shipped with scikit-learn.
+
+    Args:
+        only: Some of `autoencoder`, `two-layers`, `diagonal`, `chains` and `nonlinear`. By
+            default all of them.
+        seed: Which random numbers.
+        quick: Fewer starts, records, samples and steps: a look.
+        sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
+        progress: Told what is under way.
+
+    Returns:
+        A tree with a dataset for each part. In those of linear networks `deviation` is
+        the largest one of the flow from theory.
+
+    Raises:
+        ValueError: If `only` names something else.
+    """
+    import jax
+
+    from .sweeps import named
+
+    names = choose(only, PARTS)
+    plan = _Plan(jax.random.key(seed), quick, named if sweep is None else sweep)
+    jobs = {
+        "nonlinear": _nonlinear,
+        "chains": _chains,
+        "two-layers": _two_layers,
+        "diagonal": _diagonal,
+        "autoencoder": _autoencoder,
+    }
+    return together(names, jobs, plan, PARTS, progress)
+
+
+def headline(tree: "xr.DataTree") -> str:
+    """What theory predicts and training does, a line for each part."""
+    words = {
+        "autoencoder": "Component i is learned at a rate of 4 c_i, with its variance c_i; "
+        "by tied layers twice as fast.",
+        "two-layers": "Two balanced layers wait and then learn mode by mode; the larger "
+        "their imbalance, the more at once.",
+        "diagonal": "Of all solutions, the flow of u^2 - v^2 finds that of least l1 norm "
+        "from small starts, and of least l2 norm from large ones.",
+        "chains": "From one small product, deeper networks wait longer, and then learn "
+        "more suddenly.",
+        "nonlinear": "Descent of nonlinear networks sharpens until 2 / step size, while "
+        "the tangent kernel turns to the targets.",
+    }
+    return "\n".join(words[name] for name in tree.children)
+
+
+def summary(tree: "xr.DataTree") -> "pd.DataFrame":
+    """One row for each case: how far the flow is from theory, and what came out."""
+    return table(tree, _ROWS)
+
+
+def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
+    """The figures, by name."""
+    from . import plot_networks
+
+    data = {name: branch.attrs["data"] for name, branch in tree.children.items()}
+    words = titles("Networks", PARTS, **data)
+    return pairs(tree, plot_networks.PANELS, words, {"nonlinear": 2})
+
+
+class _Plan(NamedTuple):
+    """What all parts share."""
+
+    key: Any
+    quick: bool
+    sweep: Callable[..., "xr.Dataset"]
+
+    def __call__(self, name: str, run, **grid) -> "xr.Dataset":
+        return self.sweep(name, run, key=self.key, seeds=1, **grid).isel(seed=0)
+
+
+def _digits() -> "tuple[np.ndarray, np.ndarray]":
+    """Images as numbers from 0 to 1, and which digits they show."""
+    import numpy as np
+
+    from .data import load_data, load_samples
+
+    _, labels = np.unique(load_data("digits").y, return_inverse=True)
+    return load_samples("digits").x, labels.ravel()
+
+
+def _components() -> "tuple[np.ndarray, np.ndarray]":
+    """Leading principal components of digits, `(samples, components)`, and variances."""
+    import numpy as np
+
+    x, _ = _digits()
+    left, sizes, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    scores = left[:, :COMPONENTS] * sizes[:COMPONENTS]
+    return scores, sizes[:COMPONENTS] ** 2 / len(x)
+
+
+def _flow(problem, network, times, observe, **options):
+    """The flow, by the solver that compiles fastest: none of these problems is stiff.
+
+    Plateaus, and differences of large weights, multiply errors: so few are allowed.
+    """
+    import diffrax as dfx
+
+    options = {"solver": dfx.Tsit5(), "rtol": 1e-10, "throw": False} | options
+    return jf.gradient_flow(problem, network, times, observe=observe, **options)
+
+
+def _product(loss, network):
+    """The end-to-end matrix."""
+    del loss
+    return network.product
+
+
+def _autoencoder(plan: _Plan) -> "xr.Dataset":
+    """Aligned small starts, with hidden neurons turned at random."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    scores, variances = _components()
+    problem, start = jf.denoising(scores, noise=0.0), 1e-3
+    # Until the last component is learned by untied layers.
+    times = np.linspace(0, 3 / variances[-1], 31 if plan.quick else 91)
+
+    def learn(key, layers):
+        turned = start**0.5 * jr.orthogonal(key, COMPONENTS)
+        network = jf.DeepLinear((turned.T, turned))
+        if layers == "tied":
+            network = jf.SymmetricLinear(turned)
+        run = _flow(problem, network, times, {"product": _product})
+        product = run.observed["product"]
+        flow = jnp.diagonal(product, axis1=1, axis2=2)
+        theory = jf.theory.exact_dynamics.autoencoder_modes(
+            jnp.asarray(times),
+            jnp.asarray(variances),
+            jnp.full(COMPONENTS, start),
+            tied=layers == "tied",
+        )
+        # Of the whole matrix, for components must not mix.
+        off = product - theory[:, :, None] * jnp.eye(COMPONENTS)[None]
+        return {"flow": flow, "theory": theory, "deviation": jnp.max(jnp.abs(off))}
+
+    runs = plan("autoencoder", learn, loop={"layers": ("untied", "tied")})
+    axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
+    places = {"time": times, "mode": np.arange(1, 1 + COMPONENTS)}
+    runs = _labelled(runs, axes | {"deviation": {}}).assign_coords(places)
+    runs = runs.assign_coords(variance=("mode", variances))
+    data = f"{COMPONENTS} leading principal components of 1797 digits of 8 x 8 pixels"
+    return runs.assign_attrs(data=data, start=start)
+
+
+def _two_layers(plan: _Plan) -> "xr.Dataset":
+    """White inputs, and fewer hidden neurons than a target of full rank would need."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    from .data import load_data
+
+    scores, labels = _components()[0], _digits()[1]
+    shares = np.eye(10)[labels]
+    patients = load_data("diabetes")
+    problems = {
+        "diabetes": (jf.regression(patients.x, patients.y), 1),
+        "digits": (jf.regression(scores, shares - shares.mean(axis=0)), 4),
+    }
+    problems = {
+        name: (jf.whiten(problem)[0], hidden)
+        for name, (problem, hidden) in problems.items()
+    }
+    imbalances = (0.0, 1.0) if plan.quick else (0.0, 0.1, 1.0)
+    times = np.linspace(0, 20, 31 if plan.quick else 101)
+
+    def learn(key, data, imbalance):
+        problem, hidden = data
+        outputs, inputs = problem.target.shape
+        drawn, read, write = jr.split(key, 3)
+        square = jr.normal(drawn, (hidden, hidden))
+        square = 1e-3 * square @ square.T / hidden
+        # Roots of matrices that differ by a multiple of the identity, turned at random.
+        first = _root(square) @ jr.orthogonal(read, inputs)[:hidden]
+        raised = square + imbalance * jnp.eye(hidden)
+        second = jr.orthogonal(write, outputs)[:, :hidden] @ _root(raised)
+        network = jf.DeepLinear((first, second))
+        run = _flow(problem, network, times, {"product": _product})
+        solve = jf.theory.exact_dynamics.two_layer_regression
+        theory = solve(problem, network, jnp.asarray(times)).product
+        modes = lambda products: jnp.linalg.svd(products, compute_uv=False)[:, :hidden]
+        flow, top = run.observed["product"], jnp.linalg.norm(problem.target, 2)
+        return {
+            "flow": modes(flow),
+            "theory": modes(theory),
+            "target": jnp.linalg.svd(problem.target, compute_uv=False)[:hidden],
+            "deviation": jnp.max(jnp.abs(flow - theory)) / top,
+        }
+
+    grid = {"loop": {"data": problems}, "axes": {"imbalance": imbalances}}
+    runs = plan("two-layers", learn, **grid)
+    axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
+    axes |= {"target": {"target_0": "mode"}, "deviation": {}}
+    places = {"time": times, "mode": np.arange(1, 5)}
+    data = (
+        "whitened: diabetes, one hidden neuron; principal components of digits to one "
+        "output for each of ten classes, 4 hidden neurons"
+    )
+    return _labelled(runs, axes).assign_coords(places).assign_attrs(data=data)
+
+
+def _root(matrix):
+    """The symmetric root of a positive matrix."""
+    import jax.numpy as jnp
+
+    values, axes = jnp.linalg.eigh(matrix)
+    return axes * jnp.sqrt(values)[None] @ axes.T
+
+
+def _diagonal(plan: _Plan) -> "xr.Dataset":
+    """The limit against the scale of the start, for fewer samples than inputs."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from scipy.optimize import linprog
+
+    from .data import load_data
+
+    samples = 8
+    data = load_data("diabetes")
+    products = [data.x[:, [k]] * data.x[:, k:] for k in range(data.x.shape[1])]
+    x = np.concatenate([data.x, *products], axis=1)
+    x = ((x - x.mean(axis=0)) / x.std(axis=0))[:samples]
+    y = data.y[:samples]
+    inputs, problem = x.shape[1], jf.regression(x, y)
+    scales = np.geomspace(1e-4, 10, 6 if plan.quick else 16)
+    fine = np.geomspace(scales[0], scales[-1], 101)
+
+    def limit(scale):
+        ends = jf.theory.exact_dynamics.diagonal_limit
+        # u^2 - v^2 from u = v = scale is a product of u + v and u - v.
+        return ends(problem, jnp.full(inputs, 2 * scale), jnp.zeros(inputs))
+
+    def learn(key, scale):
+        del key
+        layer = jnp.full((1, inputs), scale)
+        network = jf.DiagonalLinear(layer, layer, power=2)
+        options = {"observe": {"product": _product}, "tolerance": 1e-18}
+        run = _flow(problem, network, (0.0, jnp.inf), **options)
+        flow, theory = run.network.product[0], limit(scale)
+        off = jnp.max(jnp.abs(flow - theory)) / jnp.max(jnp.abs(theory))
+        return {"flow": flow, "deviation": off, "end": run.time[-1]}
+
+    runs = plan("diagonal", learn, axes={"scale": scales})
+    runs = _labelled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
+    theory = jax.jit(jax.vmap(limit))(jnp.asarray(fine))
+    runs = runs.assign(theory=(("fine_scale", "input"), np.asarray(theory)))
+    ends = [
+        abs(runs[what]).sum("input").rename(f"{what}_l1") for what in ("flow", "theory")
+    ]
+    both = np.concatenate([x, -x], axis=1)
+    least = linprog(np.ones(2 * inputs), A_eq=both, b_eq=y[:, 0])
+    words = (
+        f"diabetes: {samples} patients, {inputs} inputs (10, their squares and products)"
+    )
+    return (
+        runs.assign({end.name: end for end in ends})
+        .assign_coords(fine_scale=fine, input=np.arange(1, 1 + inputs))
+        .assign_attrs(
+            data=words,
+            least_l1=float(least.fun),
+            least_l2_l1=float(jnp.sum(jnp.abs(problem.target))),
+        )
+    )
+
+
+def _chains(plan: _Plan) -> "xr.Dataset":
+    """Balanced starts with one small product, on inputs as they are and on white ones."""
+    import diffrax as dfx
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from .data import load_data
+
+    patients = load_data("diabetes")
+    problem = jf.regression(patients.x, patients.y)
+    both = jax.tree.map(lambda *a: jnp.stack(a), problem, jf.whiten(problem)[0])
+    depths, start = (2, 5) if plan.quick else (2, 3, 5, 10), 1e-3
+    times = np.concatenate([[0.0], np.geomspace(0.1, 100, 40 if plan.quick else 120)])
+    shares = np.linspace(0, 0.999, 400)
+    exact = jf.theory.exact_dynamics
+
+    def learn(key, depth, white):
+        del key
+        problem = jax.tree.map(lambda a: a[white], both)
+        size = jnp.linalg.norm(problem.target)
+        product = start * problem.target / size
+        network = jf.init.balanced(product, depth, width=4)
+        observe = {"excess": jf.excess, "product": _product}
+        run = _flow(problem, network, times, observe).observed
+        move = lambda t, w, p: exact.end_to_end_velocity(p, w, depth, rank=1)
+        theory = dfx.diffeqsolve(
+            dfx.ODETerm(move),  # pyright: ignore
+            dfx.Tsit5(),
+            times[0],
+            times[-1],
+            None,
+            product,
+            problem,
+            saveat=dfx.SaveAt(ts=jnp.asarray(times)),
+            stepsize_controller=dfx.PIDController(rtol=1e-10, atol=1e-14),
+            max_steps=100_000,
+        ).ys
+        assert theory is not None
+        gaps = jnp.linalg.norm(run["product"] - theory, axis=(1, 2))
+        # Of white inputs only the size moves; and when it is what, is known in closed form.
+        layers = jnp.full(depth, start ** (1 / depth))
+        when = lambda sizes: exact.chain_times(sizes, layers, size)
+        sizes = jnp.linalg.norm(run["product"], axis=(1, 2))
+        late = when(sizes) - times
+        steep = (times > 0) & (sizes < 0.99 * size)
+        late = jnp.max(jnp.where(steep, jnp.abs(late) / jnp.maximum(times, 0.1), 0))
+        only = lambda values: jnp.where(white > 0, values, jnp.nan)
+        return {
+            "flow": run["excess"],
+            "theory": jax.vmap(lambda w: problem.criterion(w))(theory),
+            "size": sizes / size,
+            "chain": only(when(start + jnp.asarray(shares) * (size - start))),
+            "deviation": jnp.max(gaps) / size,
+            "chain_deviation": only(late),
+        }
+
+    runs = plan("chains", learn, loop={"depth": depths}, axes={"white": (0, 1)})
+    axes = {what: {f"{what}_0": "time"} for what in ("flow", "theory", "size")}
+    axes |= {"chain": {"chain_0": "share"}, "deviation": {}, "chain_deviation": {}}
+    places = {"time": times, "share": shares, "white": [False, True]}
+    runs = _labelled(runs, axes).assign_coords(places)
+    size = float(jnp.linalg.norm(both.target[1]))
+    shown = (start + shares * (size - start)) / size
+    runs = runs.assign_coords(chain_size=("share", shown))
+    return runs.assign_attrs(data=f"diabetes; products of size {start:g} at the start")
+
+
+def _nonlinear(plan: _Plan) -> "xr.Dataset":
+    """Three networks on images, with what is known of linear ones seen input by input."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    images, labels = _digits()
+    samples, steps = (100, 200) if plan.quick else (300, 1_000)
+    records = np.geomspace(1, steps, 10 if plan.quick else 40).round().astype(int)
+    records = sorted(set(records.tolist()))
+    images = images - images.mean(axis=0)
+    images = images / images.std()
+    loss, step_size = jf.CrossEntropy(images[:samples], labels[:samples]), 1.0
+    some = jnp.arange(50)
+
+    def over_inputs(observable):
+        def mean(loss, network):
+            each = lambda x: observable(loss, network.linearised(x))
+            return jnp.mean(jax.vmap(each)(loss.x[:8]), axis=0)
+
+        return mean
+
+    observe = {
+        "loss": jf.value,
+        "sharpness": eqx.Partial(jf.sharpness, rtol=1e-3),
+        "kernel": lambda loss, network: jf.kernel_alignment(loss.select(some), network),
+        "alignment": over_inputs(jf.alignment),
+        "chance": over_inputs(jf.chance_alignment),
+    }
+
+    def descend(key, network):
+        options = {"step_size": step_size, "every": records, "observe": observe}
+        return jf.gradient_descent(loss, network(key), steps, **options)
+
+    runs = plan("nonlinear", descend, loop={"network": _starts()})
+    axes = {what: {} for what in ("loss", "sharpness", "kernel")}
+    axes |= {what: {f"{what}_0": "pair"} for what in ("alignment", "chance")}
+    runs = _labelled(runs, axes | {"status": {}})
+    runs = runs.assign_coords(step=("record", [0, *records]))
+    data = f"{samples} digits, cross-entropy, step size {step_size:g}"
+    return runs.assign_attrs(data=data, step_size=step_size)
+
+
+def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
+    """Networks of images, from normal weights of half the usual size, 1 / sqrt(inputs)."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from ..networks import AbstractDense
+
+    class Residual(AbstractDense):
+        """A layer, residual ones of its width, and a layer."""
+
+        weights: tuple[jax.Array, ...]
+        activation: Any = eqx.field(static=True)
+
+        def layer(self, k, h):
+            if k == 0:
+                return self.weights[0] @ h
+            moved = self.weights[k] @ jax.vmap(self.activation)(h)
+            return moved if k == self.depth - 1 else h + moved
+
+    def dense(widths, key):
+        drawn = jf.init.gaussian(widths, scale=1.0, key=key).weights
+        return tuple(0.5 * w / w.shape[1] ** 0.5 for w in drawn)
+
+    def convolutional(key):
+        shape, channels = (1, 8, 8), (6, 6)
+        scale = 0.5 / jnp.array([9.0, 54.0, 24.0]) ** 0.5
+        options = {"scale": scale, "activation": jnp.tanh, "stride": 2, "key": key}
+        return jf.init.convolutional(shape, channels, 3, 10, **options)
+
+    widths = (64, 32, 32, 32, 10)
+    return {
+        "perceptron": lambda key: jf.MLP(dense(widths, key), jnp.tanh),
+        "residual": lambda key: Residual(dense(widths, key), jnp.tanh),
+        "convolutional": convolutional,
+    }
+
+
+def _labelled(runs: "xr.Dataset", axes: dict[str, dict[str, str]]) -> "xr.Dataset":
+    """Quantities with the names of their axes."""
+    import xarray as xr
+
+    return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
+
+
+def _autoencoder_rows(runs):
+    for layers in runs.layers.to_numpy():
+        some = runs.sel(layers=layers)
+        half = some.time[(some.flow > 0.5).argmax("time")].to_numpy()
+        yield {
+            "case": f"{layers} layers",
+            "deviation": f"{float(some.deviation):.1e}",
+            "relative to": "one, a component that is learned",
+            "finding": f"components half learned from time {half[0]:.3g} to {half[-1]:.3g}",
+        }
+
+
+def _two_layers_rows(runs):
+    for data in runs.data.to_numpy():
+        for imbalance in runs.imbalance.to_numpy():
+            some = runs.sel(data=data, imbalance=imbalance)
+            last = float((some.flow.isel(time=-1) / some.target).min())
+            yield {
+                "case": f"{data}, imbalance {imbalance:g}",
+                "deviation": f"{float(some.deviation):.1e}",
+                "relative to": "largest singular value of the target",
+                "finding": f"last mode at {last:.4f} of its target at the end",
+            }
+
+
+def _diagonal_rows(runs):
+    for scale in runs.scale.to_numpy()[[0, runs.sizes["scale"] // 2, -1]]:
+        some = runs.sel(scale=scale)
+        size, least = float(some.flow_l1), runs.attrs["least_l1"]
+        yield {
+            "case": f"start {scale:.3g}",
+            "deviation": f"{float(some.deviation):.1e}",
+            "relative to": "largest entry of the limit",
+            "finding": f"l1 norm {size:.4g}, {size / least:.4g} times the least",
+        }
+
+
+def _chains_rows(runs):
+    for white in runs.white.to_numpy():
+        for depth in runs.depth.to_numpy():
+            some = runs.sel(white=white, depth=depth)
+            share = some.flow / some.flow[0]
+            half = float(runs.time[int((share < 0.5).argmax("time"))])
+            finding = f"loss above the floor halved by time {half:.3g}"
+            if white:
+                finding += f"; times of a chain off by {float(some.chain_deviation):.1e}"
+            yield {
+                "case": f"{'white' if white else 'raw'} inputs, depth {depth}",
+                "deviation": f"{float(some.deviation):.1e}",
+                "relative to": "size of the least-squares solution",
+                "finding": finding,
+            }
+
+
+def _nonlinear_rows(runs):
+    limit = 2 / runs.attrs["step_size"]
+    for name in runs.network.to_numpy():
+        some = runs.sel(network=name)
+        first, last = some.isel(record=0), some.isel(record=-1)
+        top = float(some.sharpness.max()) / limit
+        change = lambda what, form, a=first, b=last: (
+            f"{float(a[what].mean()):{form}} to {float(b[what].mean()):{form}}"
+        )
+        yield {
+            "case": name,
+            "finding": f"loss {change('loss', '.3g')}; "
+            f"sharpness {change('sharpness', '.3g')}, at most {top:.2f} of 2 / step size; "
+            f"kernel {change('kernel', '.3f')}; layers {change('alignment', '.2f')}, "
+            f"chance {float(first.chance.mean()):.2f}",
+        }
+
+
+_ROWS = {
+    "autoencoder": _autoencoder_rows,
+    "two-layers": _two_layers_rows,
+    "diagonal": _diagonal_rows,
+    "chains": _chains_rows,
+    "nonlinear": _nonlinear_rows,
+}

@@ -1,0 +1,156 @@
+"""Figures of linear networks beside theory, and of nonlinear ones."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+
+from .plot import _MARKERS, _colour
+
+# One colour for each of many modes, dark to light, without the pale end.
+_MODES = mpl.colormaps["viridis"]
+_STYLES = ("-", "--", ":")
+
+
+def _mode_colour(k: int, count: int):
+    return _MODES(0.9 * k / max(count - 1, 1))
+
+
+def _dots(axis, x, y, colour, every: int, **style):
+    axis.plot(x[::every], y[::every], ".", color=colour, ms=4, **style)
+
+
+def _key(axis):
+    """What dots and lines are, without a colour."""
+    axis.plot([], [], ".", color="0.3", ms=4, label="flow")
+    axis.plot([], [], color="0.3", lw=1, label="theory")
+
+
+def autoencoder(runs: xr.Dataset, axes: Any):
+    """Each component in time, of untied and of tied layers."""
+    count = runs.sizes["mode"]
+    every = max(1, runs.sizes["time"] // 30)
+    for axis, layers in zip(axes, runs.layers.to_numpy(), strict=True):
+        some = runs.sel(layers=layers)
+        for k in range(count):
+            colour, mode = _mode_colour(k, count), some.isel(mode=k)
+            first_and_last = k in (0, count - 1)
+            label = f"component {k + 1}, variance {float(mode.variance):.2g}"
+            axis.plot(
+                some.time,
+                mode.theory,
+                color=colour,
+                lw=1,
+                label=label if first_and_last else None,
+            )
+            _dots(axis, some.time, mode.flow, colour, every)
+        _key(axis)
+        axis.set(title=f"{layers} layers", xlabel="training time", ylim=(-0.03, 1.03))
+        axis.set_ylabel("share of a component in the reconstruction")
+        axis.legend(fontsize=7, loc="lower right")
+
+
+def two_layers(runs: xr.Dataset, axes: Any):
+    """Singular values of the end-to-end map in time: a panel for each data set."""
+    every = max(1, runs.sizes["time"] // 30)
+    for axis, data in zip(axes, runs.data.to_numpy(), strict=True):
+        some = runs.sel(data=data).dropna("mode", how="all")
+        for j, imbalance in enumerate(some.imbalance.to_numpy()):
+            for k in range(some.sizes["mode"]):
+                mode = some.sel(imbalance=imbalance).isel(mode=k)
+                colour = _colour(k + 1)
+                axis.plot(mode.time, mode.theory, color=colour, lw=1, ls=_STYLES[j])
+                _dots(axis, mode.time, mode.flow, colour, every)
+            label = rf"theory, imbalance $\lambda = {imbalance:g}$"
+            axis.plot([], [], color="0.3", lw=1, ls=_STYLES[j], label=label)
+        for k in range(some.sizes["mode"]):
+            level = float(some.target.isel(mode=k, imbalance=0))
+            axis.plot([], [], color=_colour(k + 1), label=f"mode {k + 1} ({level:.3g})")
+        axis.plot([], [], ".", color="0.3", ms=4, label="flow")
+        hidden = some.sizes["mode"]
+        width = "one hidden neuron" if hidden == 1 else f"{hidden} hidden neurons"
+        axis.set(title=f"{data}: {width}", xlabel="training time", ylim=(0, None))
+        axis.set_ylabel("singular values of the end-to-end map")
+        axis.legend(fontsize=7, loc="lower right")
+
+
+def diagonal(runs: xr.Dataset, axes: Any):
+    """The l1 norm of the limit against the scale of the start, and its entries."""
+    norm, entries = axes
+    norm.plot(runs.fine_scale, runs.theory_l1, color=_colour(1), lw=1, label="theory")
+    norm.plot(runs.scale, runs.flow_l1, "o", color=_colour(1), ms=4, label="flow, at end")
+    ends = {"least_l1": (":", "least l1 norm"), "least_l2_l1": ("--", "least l2 norm")}
+    for name, (line, label) in ends.items():
+        norm.axhline(runs.attrs[name], color="0.3", ls=line, lw=1, label=label)
+    top = abs(runs.theory).max("fine_scale")
+    largest = top.argsort()[::-1][:12].to_numpy()
+    for k in range(runs.sizes["input"]):
+        # The largest in colour; all others in one.
+        place = np.flatnonzero(largest == k)
+        colour = _mode_colour(int(place[0]), 12) if place.size else "0.8"
+        style = {"color": colour, "zorder": 2 if place.size else 1}
+        entries.plot(runs.fine_scale, runs.theory.isel(input=k), lw=1, **style)
+        if place.size:
+            entries.plot(runs.scale, runs.flow.isel(input=k), ".", ms=5, **style)
+    entries.plot([], [], color="0.8", lw=1, label="the others, theory alone")
+    _key(entries)
+    for axis in axes:
+        axis.set(xscale="log", xlabel=r"scale $\alpha$ of the start")
+        axis.legend(fontsize=7)
+    norm.set_ylabel("l1 norm of the limit")
+    entries.set_ylabel("entries of the limit, the 12 largest in colour")
+
+
+def chains(runs: xr.Dataset, axes: Any):
+    """The loss in time on raw inputs, and the size of the map in time on white ones."""
+    loss, size = axes
+    every = max(1, runs.sizes["time"] // 60)
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        colour = _colour(k + 1)
+        raw, white = (runs.sel(depth=depth, white=white) for white in (False, True))
+        label = f"depth {depth}"
+        loss.plot(raw.time[1:], raw.theory[1:], color=colour, lw=1, label=label)
+        _dots(loss, raw.time[1:], raw.flow[1:], colour, every)
+        size.plot(white.chain, white.chain_size, color=colour, lw=1, label=label)
+        _dots(size, white.time[1:], white["size"][1:], colour, every)
+    for axis in axes:
+        _key(axis)
+        axis.set(xscale="log", xlabel="training time", xlim=(runs.time[1], runs.time[-1]))
+        axis.legend(fontsize=7)
+    loss.set(yscale="log", ylabel="loss above the floor", title="inputs as they are")
+    size.set(ylabel="size of the end-to-end map over that of the target")
+    size.set(title="white inputs: times of a chain")
+
+
+def nonlinear(runs: xr.Dataset, axes: Any):
+    """Loss, sharpness, alignment of the kernel and of the layers in training."""
+    loss, sharpness, kernel, layers = axes
+    time = runs.step * runs.attrs["step_size"]
+    for k, name in enumerate(runs.network.to_numpy()):
+        some = runs.sel(network=name)
+        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 3, "lw": 1.2}
+        for axis, what in ((loss, "loss"), (sharpness, "sharpness"), (kernel, "kernel")):
+            axis.plot(time[1:], some[what][1:], label=name, **style)
+        layers.plot(time[1:], some.alignment.mean("pair")[1:], label=name, **style)
+        chance = float(some.chance.isel(record=0).mean())
+        layers.axhline(chance, color=_colour(k + 1), ls=":", lw=1)
+    limit = 2 / runs.attrs["step_size"]
+    sharpness.axhline(limit, color="0.3", ls="--", lw=1, label="2 / step size")
+    layers.plot([], [], color="0.3", ls=":", lw=1, label="random layers, in their colour")
+    loss.set(yscale="log", ylabel="loss")
+    sharpness.set(ylabel="sharpness", ylim=(0, None))
+    kernel.set(ylabel="alignment of the tangent kernel with the targets", ylim=(0, None))
+    layers.set(ylabel="alignment of layers' Jacobians, mean", ylim=(0, 1.03))
+    for axis in axes:
+        axis.set(xscale="log", xlabel="training time: steps x step size")
+        axis.legend(fontsize=7)
+
+
+PANELS = {
+    "autoencoder": autoencoder,
+    "two-layers": two_layers,
+    "diagonal": diagonal,
+    "chains": chains,
+    "nonlinear": nonlinear,
+}
