@@ -79,15 +79,15 @@ def headline(tree: "xr.DataTree") -> str:
     words = {
         "autoencoder": "Component i is learned at a rate of 4 c_i, with its variance c_i; "
         "by tied layers twice as fast.",
-        "two-layers": "Two balanced layers wait and then learn mode by mode; the larger "
-        "their imbalance, the more at once.",
+        "two-layers": "Two balanced layers from small products wait and then learn; with "
+        "an imbalance they begin at once.",
         "diagonal": "Of all solutions, the flow of u^2 - v^2 finds that of least l1 norm "
         "from small starts, and of least l2 norm from large ones.",
         "chains": "From one small product, deeper networks wait longer, and then learn "
         "more suddenly.",
-        "nonlinear": "Descent of nonlinear networks sharpens until 2 / step size, while "
-        "the tangent kernel turns to the targets.",
     }
+    if "nonlinear" in tree.children:
+        words["nonlinear"] = _nonlinear_words(tree["nonlinear"].to_dataset())
     return "\n".join(words[name] for name in tree.children)
 
 
@@ -272,7 +272,7 @@ def _diagonal(plan: _Plan) -> "xr.Dataset":
     x = ((x - x.mean(axis=0)) / x.std(axis=0))[:samples]
     y = data.y[:samples]
     inputs, problem = x.shape[1], jf.regression(x, y)
-    scales = np.geomspace(1e-4, 10, 6 if plan.quick else 16)
+    scales = np.geomspace(1e-5, 1, 6 if plan.quick else 16)
     fine = np.geomspace(scales[0], scales[-1], 101)
 
     def limit(scale):
@@ -284,7 +284,7 @@ def _diagonal(plan: _Plan) -> "xr.Dataset":
         del key
         layer = jnp.full((1, inputs), scale)
         network = jf.DiagonalLinear(layer, layer, power=2)
-        options = {"observe": {"product": _product}, "tolerance": 1e-18}
+        options = {"observe": {"product": _product}, "tolerance": 1e-20, "atol": 1e-16}
         run = _flow(problem, network, (0.0, jnp.inf), **options)
         flow, theory = run.network.product[0], limit(scale)
         off = jnp.max(jnp.abs(flow - theory)) / jnp.max(jnp.abs(theory))
@@ -540,6 +540,18 @@ def _nonlinear_rows(runs):
             f"kernel {change('kernel', '.3f')}; layers {change('alignment', '.2f')}, "
             f"chance {float(first.chance.mean()):.2f}",
         }
+
+
+def _nonlinear_words(runs):
+    """What training of all networks did."""
+    ratio = runs.sharpness.max() / (2 / runs.attrs["step_size"])
+    ends = runs.mean("pair").mean("network").isel(record=[0, -1])
+    change = lambda what: "from {:.2g} to {:.2g}".format(*ends[what].to_numpy())
+    return (
+        f"Descent of nonlinear networks, means: sharpness {change('sharpness')}, at most "
+        f"{float(ratio):.2f} times 2 / step size;\nalignment of the tangent kernel with "
+        f"targets {change('kernel')}, of layers with each other {change('alignment')}."
+    )
 
 
 _ROWS = {

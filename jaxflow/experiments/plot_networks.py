@@ -141,7 +141,7 @@ def nonlinear(runs: xr.Dataset, axes: Any):
     loss.set(yscale="log", ylabel="loss")
     sharpness.set(ylabel="sharpness", ylim=(0, None))
     kernel.set(ylabel="alignment of the tangent kernel with the targets", ylim=(0, None))
-    layers.set(ylabel="alignment of layers' Jacobians, mean", ylim=(0, 1.03))
+    layers.set(ylabel="alignment of layers' Jacobians, mean", ylim=(0, None))
     for axis in axes:
         axis.set(xscale="log", xlabel="training time: steps x step size")
         axis.legend(fontsize=7)
