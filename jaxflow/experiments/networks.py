@@ -427,23 +427,9 @@ def _nonlinear(plan: _Plan) -> "xr.Dataset":
 
 def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
     """Networks of images, from normal weights of half the usual size, 1 / sqrt(inputs)."""
-    import equinox as eqx
-    import jax
     import jax.numpy as jnp
 
-    from ..networks import AbstractDense
-
-    class Residual(AbstractDense):
-        """A layer, residual ones of its width, and a layer."""
-
-        weights: tuple[jax.Array, ...]
-        activation: Any = eqx.field(static=True)
-
-        def layer(self, k, h):
-            if k == 0:
-                return self.weights[0] @ h
-            moved = self.weights[k] @ jax.vmap(self.activation)(h)
-            return moved if k == self.depth - 1 else h + moved
+    from .residual import ResidualClassifier
 
     def dense(widths, key):
         drawn = jf.init.gaussian(widths, scale=1.0, key=key).weights
@@ -458,7 +444,7 @@ def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
     widths = (64, 32, 32, 32, 10)
     return {
         "perceptron": lambda key: jf.MLP(dense(widths, key), jnp.tanh),
-        "residual": lambda key: Residual(dense(widths, key), jnp.tanh),
+        "residual": lambda key: ResidualClassifier(dense(widths, key), jnp.tanh),
         "convolutional": convolutional,
     }
 
