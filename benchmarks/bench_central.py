@@ -14,7 +14,6 @@ import functools as ft
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from common import data, measure, report, start

@@ -104,8 +104,8 @@ ELSEWHERE = {
     *("stability_threshold", "preconditioner"),
     *("Spectrum", "SpectralDensity", "LocalEntropy"),
 }
-# Their slopes would be those of a slope of an eigenvalue, whose eigenvector is frozen; draws
-# that are counted have none; a root of nothing has none.
+# Their slopes would be those of a slope of an eigenvalue, whose eigenvector is frozen;
+# draws that are counted have none; a root of nothing has none.
 WITHOUT_SLOPE = {
     *("sharpening", "predicted_oscillation", "spectral_density", "local_energy"),
     *("chance_alignment", "oscillation"),
