@@ -25,6 +25,8 @@ EXPERIMENTS = {
     "Pittorino & Zecchina (2020): who finds them, and replica theory",
     "networks": "linear networks beside their exact solutions, and nonlinear ones beside "
     "them: flow, sharpness, alignment and tangent kernel on real data",
+    "edge-of-stability": "what descent does above 2/step size: beside the flow and the "
+    "central flow, on linear and nonlinear networks, with four optimisers",
 }
 
 

@@ -47,15 +47,21 @@ def load_data(data: str, *, target: str | None = None) -> Data:
 
     Args:
         data: `diabetes`, 442 patients of scikit-learn, or `digits`, its 1797 images of
-            8 x 8 pixels, with the digit as target; `paper`, the synthetic data of Marion &
-            Chizat (2024); or the path of a CSV file with a header. All but the paper's are
-            centred and scaled to unit variance, column by column.
+            8 x 8 pixels, with the digit as target; `cancer`, its 569 tumours, with benign
+            as one and malignant as zero; `paper`, the synthetic data of Marion & Chizat
+            (2024); or the path of a CSV file with a header. All but the paper's are centred
+            and scaled to unit variance, column by column.
         target: For a file, the column to predict; the others are the inputs.
 
     Raises:
         ValueError: If there are no such data, or they are not finite numbers.
     """
-    shipped = {"diabetes": _diabetes, "digits": _digits, "paper": paper_data}
+    shipped = {
+        "diabetes": _diabetes,
+        "digits": _digits,
+        "cancer": _cancer,
+        "paper": paper_data,
+    }
     if data in shipped:
         if target is not None:
             raise ValueError(
@@ -246,6 +252,11 @@ def _diabetes() -> Data:
 def _digits() -> Data:
     raw = _shipped("digits", as_frame=True)
     return _standardise(raw["data"], raw["target"], "digits (scikit-learn)")
+
+
+def _cancer() -> Data:
+    raw = _shipped("breast_cancer", as_frame=True)
+    return _standardise(raw["data"], raw["target"], "breast cancer (scikit-learn)")
 
 
 def _shipped(name: str, **options) -> Any:
