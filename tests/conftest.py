@@ -1,7 +1,9 @@
 """What all tests share: float64, strict promotion, and problems that compile once."""
 
+import importlib
 import json
 import os
+import pkgutil
 import tempfile
 from pathlib import Path
 
@@ -24,6 +26,13 @@ import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxflow as jf  # noqa: E402
+
+
+# Experiments import what they need in threads of their own, where CPython 3.11 sometimes
+# fails to parse ("AST constructor recursion depth mismatch"), as run-time type checking does.
+for module in pkgutil.walk_packages(jf.__path__, "jaxflow."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -360,7 +360,7 @@ def _comparison_rows(runs):
             "gap": f"{float(some.gap.max()):.1e}",
             "violation": f"{float(some.violation.max()):.1e}",
             "saturated": "yes" if bool(some.saturated.any()) else "no",
-            "failed": int(some.failed.sum()),
+            "failed": str(int(some.failed.sum())),
         }
         yield row
 
