@@ -27,9 +27,8 @@ import pytest  # noqa: E402
 
 import jaxflow as jf  # noqa: E402
 
-
-# Experiments import what they need in threads of their own, where CPython 3.11 sometimes
-# fails to parse ("AST constructor recursion depth mismatch"), as run-time type checking does.
+# Experiments import in threads, where CPython 3.11 sometimes
+# fails to parse ("AST constructor recursion depth mismatch"), as type checking makes it do.
 for module in pkgutil.walk_packages(jf.__path__, "jaxflow."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
