@@ -68,7 +68,8 @@ class TestComplementarity:
         numeric = (at(1e-4) - at(-1e-4)) / 2e-4
         assert np.max(np.abs(slope)) > 1e-2
         errors = np.max(np.abs(slope - numeric), (1, 2))
-        assert np.quantile(errors, 0.9) < 1e-6
+        # Solutions are known to some 1e-9, and so their differences over 1e-4 to 1e-5.
+        assert np.quantile(errors, 0.9) < 1e-5
 
 
 class TestExact:
