@@ -87,7 +87,7 @@ def central_flow(
         optimizer: `optax.sgd`, `optax.rmsprop` or `optax.adam`, with other arguments by
             `equinox.Partial(optax.rmsprop, decay=0.99)`.
         directions: How many directions may oscillate, at most. Those that do not cost
-            little; if all do, `edge.saturated` says so.
+            little; if more are at the edge, `edge.saturated` says so.
         rtol: Error allowed in one step, relative to the norm of the weights.
         max_step: The longest step, in steps of the descent. Where eigenvalues below the
             edge are close to it, more than one half would be unstable.
@@ -571,13 +571,13 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
         along = main / jnp.sqrt(jnp.maximum(sizes[-1], 1e-30))
         quartic = bend(lambda w: _bent(place, w, along), main, main)
         modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)
-        critical = centre.values[: spread.shape[0]] > 0.999 * rule.edge
+        others = centre.values[spread.shape[0] :]  # None, if all weights may oscillate.
         return (
             {name: mean(observable) for name, observable in average.items()},
             modes,
             centre.values[: spread.shape[0] + 1] * rule.unit,
             (jnp.minimum(centre.values[0], rule.edge) - quartic / 6) * rule.unit,
-            jnp.all(critical),
+            jnp.any(others > 0.999 * rule.edge),
         )
 
     averages, modes, values, corrected, full = jax.lax.map(see, centre)

@@ -73,8 +73,8 @@ class Edge(eqx.Module):
         violation: The largest relative excess of an eigenvalue over the threshold so far.
         residual: The largest residual of a critical eigenvector so far, relative to the
             threshold.
-        saturated: Whether all directions were at the edge at some record; there may
-            then be more, and `directions` should be larger.
+        saturated: Whether more eigenvalues were at the edge, at some record, than there
+            are directions; `directions` should then be larger.
     """
 
     threshold: Float[Array, ""]

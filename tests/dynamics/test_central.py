@@ -93,7 +93,7 @@ class TestExact:
         np.testing.assert_allclose(run.edge.average["loss"][2:], 0, atol=1e-12)
         np.testing.assert_allclose(run.time, 0.1 * np.arange(0, 1501, 300))
         assert run.edge.threshold == 20
-        assert run.edge.saturated
+        assert not run.edge.saturated
         assert run.edge.violation[-1] < 1e-12
 
     @pytest.mark.parametrize("coupling", [0.008, 0.04])
@@ -112,6 +112,13 @@ class TestExact:
         modes = np.maximum(np.linalg.eigvalsh(2 * rates)[::-1], 0)
         np.testing.assert_allclose(run.edge.modes[-1], modes, atol=1e-6)
         assert run.edge.gap[-1] < 1e-7
+
+    def test_too_few_directions_are_noticed(self):
+        """Both rise at the same rate, and only one can be held."""
+        loss = jf.FunctionLoss(eqx.Partial(toy, 0.01 * jnp.eye(2)))
+        start = {"x": jnp.zeros(2), "m": jnp.diag(jnp.array([19.9, 19.0]))}
+        run = jf.central_flow(loss, start, 1500, step_size=0.1, every=300, directions=1)
+        assert run.edge.saturated
 
     @pytest.mark.parametrize("strength", [3.0, 30.0])
     def test_rmsprop(self, strength):
