@@ -339,7 +339,7 @@ def _read(path: Path) -> np.ndarray:
     if not idx and path.suffix not in readers:
         raise ValueError(
             f"{path} must be an array file, so end in {', '.join(readers)}, or be an IDX "
-            f"file, but ends in {path.suffix!r}. Save it with `numpy.save`."
+            f"file, with `idx` in its name, but is {path.name!r}. Use `numpy.save`."
         )
     return _idx(path) if idx else readers[path.suffix](path)
 

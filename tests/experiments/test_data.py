@@ -150,7 +150,7 @@ TEXTS = {
     "several arrays": ("two.npz", None, r"one array, but holds 2 \(a, b\)"),
     "not numpy's": ("image.npy", "hello", "an array of numbers, but"),
     "not zipped": ("image.npz", "hello", "an array of numbers, but"),
-    "another format": ("image.png", "hello", "ends in '.png'"),
+    "another format": ("image.png", "hello", "is 'image.png'"),
     "a header": ("table.csv", "a,b\n1,2\n3,4\n", "without a header, but line 1 holds 'a'"),
     "text below": ("table.csv", "1,2\n\n3,x\n", "but line 3 holds 'x'"),
     "gaps": ("table.csv", "1,2\n3,\n", r"1 entries .* index \(1, 1\)"),
