@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from .losses import AbstractLoss
-from .variants import Variant
+from .variants import Prepared
 
 Loss = AbstractLoss | Callable[[Any], Scalar]
 P = ParamSpec("P")
@@ -48,26 +48,14 @@ class FunctionLoss(AbstractLoss):
         return _join(self.arrays, self.rest)(network)
 
 
-class Completed(Variant):
+class Completed(Prepared):
     """A loss of modules, as a function of their weights."""
 
     loss: AbstractLoss
     rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
 
-    def excess(self, network: PyTree) -> Scalar:
-        return self.loss.excess(self.prepare(network))
-
-    def outputs(self, network: PyTree) -> PyTree[Array]:
-        return self.loss.outputs(self.prepare(network))
-
-    def criterion(self, outputs: PyTree[Array]) -> Scalar:
-        return self.loss.criterion(outputs)
-
     def prepare(self, network: PyTree) -> PyTree:
         return _join(network, self.rest)
-
-    def at(self, count: Array) -> AbstractLoss:
-        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
 def parts(name: str, loss: Any, network: Any) -> tuple[AbstractLoss, PyTree[Array]]:

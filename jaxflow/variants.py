@@ -43,8 +43,24 @@ class Variant(AbstractLoss):
     def redraw(self, key: PRNGKeyArray) -> "Variant":
         return eqx.tree_at(lambda s: s.loss, self, self.loss.redraw(key))
 
+    def at(self, count: Int[Array, ""]) -> AbstractLoss:
+        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
-class Annealed(Variant):
+
+class Prepared(Variant):
+    """The loss inside, of the network that it is told of."""
+
+    def excess(self, network: PyTree) -> Scalar:
+        return self.loss.excess(self.prepare(network))
+
+    def outputs(self, network: PyTree) -> PyTree[Array]:
+        return self.loss.outputs(self.prepare(network))
+
+    def criterion(self, outputs: PyTree[Array]) -> Scalar:
+        return self.loss.criterion(outputs)
+
+
+class Annealed(Prepared):
     r"""A loss whose numbers follow schedules while `gradient_descent` descends it.
 
     `Annealed(loss, robustness=optax.exponential_decay(...))` has at every step the
@@ -74,15 +90,6 @@ class Annealed(Variant):
         self.loss = loss
         self.names, self.schedules = tuple(schedules), tuple(schedules.values())
 
-    def excess(self, network: PyTree) -> Scalar:
-        return self.loss.excess(network)
-
-    def outputs(self, network: PyTree) -> PyTree[Array]:
-        return self.loss.outputs(network)
-
-    def criterion(self, outputs: PyTree[Array]) -> Scalar:
-        return self.loss.criterion(outputs)
-
     def least_excess(self, network: PyTree) -> Scalar | None:
         return self.loss.least_excess(network)
 
@@ -93,7 +100,7 @@ class Annealed(Variant):
         return eqx.tree_at(numbers, self.loss, now).at(count)
 
 
-class Normalised(Variant):
+class Normalised(Prepared):
     r"""A loss of directions alone: of every row of weights, scaled to $\|w\|^2 = n$.
 
     With $n$ the length of the row. Its gradient and Hessian in weights that are not
@@ -106,20 +113,8 @@ class Normalised(Variant):
 
     loss: AbstractLoss
 
-    def excess(self, network: PyTree) -> Scalar:
-        return self.loss.excess(self.prepare(network))
-
-    def outputs(self, network: PyTree) -> PyTree[Array]:
-        return self.loss.outputs(self.prepare(network))
-
-    def criterion(self, outputs: PyTree[Array]) -> Scalar:
-        return self.loss.criterion(outputs)
-
     def prepare(self, network: PyTree) -> PyTree:
         return normalise(network)
-
-    def at(self, count: Int[Array, ""]) -> "Normalised":
-        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
 class Replicated(Variant):
@@ -158,9 +153,6 @@ class Replicated(Variant):
 
     def prepare(self, network: PyTree) -> PyTree:
         return centre(network)
-
-    def at(self, count: Int[Array, ""]) -> "Replicated":
-        return eqx.tree_at(lambda s: s.loss, self, self.loss.at(count))
 
 
 def centre(network: PyTree) -> PyTree[Array]:

@@ -201,18 +201,16 @@ class _Rule(eqx.Module):
     unbiased: bool = eqx.field(static=True, default=False)
 
     def diagonal(self, moments, like):
-        scale = self.share / self.step_size
         if self.decay is None:
-            return jnp.broadcast_to(scale, like.shape)
+            return jnp.broadcast_to(self.unit, like.shape)
         assert self.inside is not None
         assert self.outside is not None
-        return (jnp.sqrt(moments + self.inside) + self.outside) * scale
+        return (jnp.sqrt(moments + self.inside) + self.outside) * self.unit
 
     def stiffening(self, moments):
         """How the diagonal changes with the second moments."""
-        scale = self.share / self.step_size
         assert self.inside is not None
-        return scale / (2 * jnp.sqrt(moments + self.inside))
+        return self.unit / (2 * jnp.sqrt(moments + self.inside))
 
     def renewal(self, time):
         """The rate at which second moments forget."""
@@ -409,13 +407,9 @@ class _Euler(dfx.AbstractAdaptiveSolver):
 
         def push(pair):
             a, b, involved = pair
-
-            def bend(w):
-                along = lambda w: jax.jvp(place, (w,), (critical[a],))[1]
-                return jax.jvp(along, (w,), (critical[b],))[1]
-
+            curve = lambda w: _bend(place, w, critical[a], critical[b])
             zero = lambda: jnp.zeros_like(w)
-            return jax.lax.cond(anywhere(involved), lambda: jax.grad(bend)(w), zero)
+            return jax.lax.cond(anywhere(involved), lambda: jax.grad(curve)(w), zero)
 
         pushes = jax.lax.map(push, (jnp.asarray(first), jnp.asarray(second), near[second]))
         pushes = jnp.where(near[second][:, None], pushes, 0)
@@ -554,13 +548,9 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
     def see(centre):
         w, spread = centre.weights, centre.spread
 
-        def bend(function, v, u):
-            along = lambda w: jax.jvp(function, (w,), (v,))[1]
-            return jax.jvp(along, (w,), (u,))[1]
-
         def mean(observable):
             given = lambda w: observable(*whole(loss, unravel(w)))
-            total = jax.lax.map(lambda s: bend(given, s, s), spread)
+            total = jax.lax.map(lambda s: _bend(given, w, s, s), spread)
             return given(w) + jnp.sum(total, axis=0) / 2
 
         # The direction that oscillates most, in whose plane the quartic term acts.
@@ -569,7 +559,8 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
         sizes, axes = jnp.linalg.eigh(gram)
         main = axes[:, -1] @ spread
         along = main / jnp.sqrt(jnp.maximum(sizes[-1], 1e-30))
-        quartic = bend(lambda w: _bent(place, w, along), main, main)
+        curve = lambda w: _bend(place, w, along, along)
+        quartic = _bend(curve, w, main, main)
         modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)
         others = centre.values[spread.shape[0] :]  # None, if all weights may oscillate.
         return (
@@ -594,7 +585,7 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
     )
 
 
-def _bent(function, w, v):
-    """The second derivative along a direction."""
+def _bend(function, w, v, u):
+    """The second derivative along two directions."""
     along = lambda w: jax.jvp(function, (w,), (v,))[1]
-    return jax.jvp(along, (w,), (v,))[1]
+    return jax.jvp(along, (w,), (u,))[1]

@@ -7,13 +7,14 @@ share their axes.
 """
 
 import concurrent.futures
+import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, pairs, table, titles, together
+from .parts import Plan, choose, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +82,6 @@ def run(
     from .sweeps import named
 
     names = choose(only, PARTS)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, but is {seeds}.")
     if not load > 0 or int(load * inputs) < 1:
         raise ValueError(
             f"`load` must be positive, and give at least one pattern, but is {load} for "
@@ -127,24 +126,14 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return pairs(tree, plot_wide.PANELS, words, plot_wide.ROWS)
 
 
-class _Plan(NamedTuple):
-    """What all parts share."""
+@dataclasses.dataclass(frozen=True)
+class _Plan(Plan):
+    """What all parts share, and what committees learn."""
 
-    key: Any
-    seeds: int | None
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
     data: "Classes | None"
     hidden: int
     inputs: int
     load: float
-
-    def count(self, full: int) -> int:
-        """The number of seeds, if the whole experiment has `full`."""
-        return 2 if self.quick and self.seeds is None else self.seeds or full
-
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
 
     def each(self, name: str, run, algorithms, **grid) -> "xr.Dataset":
         """A sweep of its own for each algorithm, which is the first argument of `run`."""

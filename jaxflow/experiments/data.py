@@ -92,7 +92,7 @@ def load_samples(data: str) -> Samples:
             finite numbers.
     """
     if data == "digits":
-        images, name = _shipped("digits")["data"] / 16, "digits (scikit-learn)"
+        images, name = digits()[0], "digits (scikit-learn)"
     else:
         path = Path(data)
         if not path.is_file():
@@ -106,6 +106,12 @@ def load_samples(data: str) -> Samples:
     x = images.reshape(len(images), -1).astype(float)
     size = f"{len(x)} samples of {x.shape[1]} numbers, from {x.min():.3g} to {x.max():.3g}"
     return Samples(x, f"{name}: {size}")
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images from 0 to 1, as rows of 8 x 8 numbers, and which digits they show."""
+    raw = _shipped("digits")
+    return raw["data"] / 16, raw["target"]
 
 
 class Classes(NamedTuple):
@@ -140,8 +146,7 @@ def load_classes(
     if data == "digits":
         if labels is not None:
             raise ValueError(f"`--labels` is for a file, but data is {data}.")
-        raw = _shipped("digits")
-        images, marks, name = raw["data"], raw["target"], "digits (scikit-learn)"
+        (images, marks), name = digits(), "digits (scikit-learn)"
         if classes is None:
             words, marks, classes = "even against odd", marks % 2, ("0", "1")
         else:

@@ -8,11 +8,11 @@ falls; and for momentum and Adam, whose central flow is an extension of ours.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, pairs, table, titles, together
+from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,6 @@ def run(
     from .sweeps import named
 
     names = choose(only, PARTS)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, but is {seeds}.")
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
     jobs = {
         "digits": _digits,
@@ -101,23 +99,11 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return pairs(tree, plot_edge.PANELS, titles("Edge of stability", PARTS), rows)
 
 
-class _Plan(NamedTuple):
+class _Plan(Plan):
     """What all parts share."""
-
-    key: Any
-    seeds: int | None
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
-
-    def count(self, full: int) -> int:
-        """The number of seeds, if the whole experiment has `full`."""
-        return 2 if self.quick and self.seeds is None else self.seeds or full
 
     def steps(self, full: int) -> int:
         return min(full, 120) if self.quick else full
-
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=self.count(seeds), **grid)
 
 
 def _edge(plan: _Plan) -> "xr.Dataset":
@@ -136,7 +122,9 @@ def _linear(plan: _Plan, name: str, *, scale: float, step_size: float) -> "xr.Da
         options = {"steps": steps, "step_size": step_size, "directions": 2}
         return _beside(loss, _start(key, scale), flow=True, **options)
 
-    return _labelled(plan(name, compare, seeds=8), steps, scale=scale, step_size=step_size)
+    return _labelled(
+        plan(name, compare, seeds=plan.count(8)), steps, scale=scale, step_size=step_size
+    )
 
 
 def _digits(plan: _Plan) -> "xr.Dataset":
@@ -145,25 +133,26 @@ def _digits(plan: _Plan) -> "xr.Dataset":
     import jax.numpy as jnp
     import numpy as np
 
-    from .data import _shipped
+    from .data import digits
 
-    raw, samples, digits = _shipped("digits"), 100, 3
-    some = np.flatnonzero(raw["target"] < digits)[:samples]
+    images, labels = digits()
+    samples, classes = 100, 3
+    some = np.flatnonzero(labels < classes)[:samples]
     # Means of pixels, two by two.
-    x = raw["images"][some].reshape(samples, 4, 2, 4, 2).mean(axis=(2, 4))
+    x = images[some].reshape(samples, 4, 2, 4, 2).mean(axis=(2, 4))
     x = x.reshape(samples, 16)
     x = (x - x.mean(axis=0)) / x.std()
-    loss = jf.MeanSquaredError(x, np.eye(digits)[raw["target"][some]])
+    loss = jf.MeanSquaredError(x, np.eye(classes)[labels[some]])
     steps = plan.steps(300)
     networks = {"GELU": (jax.nn.gelu, 0.5), "tanh": (jnp.tanh, 0.3)}
 
     def compare(key, network):
         activation, step_size = network
-        start = _fan_in((16, 10, 10, digits), key, activation, scale=0.5)
+        start = _fan_in((16, 10, 10, classes), key, activation, scale=0.5)
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, flow=True, **options)
 
-    runs = plan("digits", compare, seeds=3, loop={"network": networks})
+    runs = plan("digits", compare, seeds=plan.count(3), loop={"network": networks})
     sizes = [step_size for _, step_size in networks.values()]
     return _labelled(runs, steps).assign_coords(step_size=("network", sizes))
 
@@ -181,7 +170,7 @@ def _limits(plan: _Plan) -> "xr.Dataset":
         options = {"step_size": 0.1, "every": steps, "observe": observe}
         return jf.gradient_descent(loss, _start(key, 0.35), steps[-1], **options)
 
-    runs = plan("limits", descend, seeds=4).rename(record="step")
+    runs = plan("limits", descend, seeds=plan.count(4)).rename(record="step")
     return runs.assign_coords(step=np.array([0, *steps])).assign_attrs(threshold=20.0)
 
 
@@ -207,7 +196,7 @@ def _optimizers(plan: _Plan) -> "xr.Dataset":
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, optimizer=chosen, **options)
 
-    runs = plan("optimizers", compare, seeds=3, loop={"optimizer": optimizers})
+    runs = plan("optimizers", compare, seeds=plan.count(3), loop={"optimizer": optimizers})
     sizes = [step_size for _, step_size in optimizers.values()]
     return _labelled(runs, steps).assign_coords(step_size=("optimizer", sizes))
 
@@ -299,16 +288,14 @@ def _labelled(runs: "xr.Dataset", steps: int, **attrs: float) -> "xr.Dataset":
     """Quantities with the names of their axes."""
     import numpy as np
 
-    both = ("loss", "sharpness", "oscillation")
-    names = {f"{name}_0": "trajectory" for name in both}
-    names |= {f"{name}_1": "step" for name in both}
-    names |= {f"{name}_0": "step" for name in ("corrected", "eigenvalues", "modes")}
-    names |= {"eigenvalues_1": "rank", "modes_1": "mode"}
-    renamed = {
-        name: values.rename({d: names[str(d)] for d in values.dims if d in names})
-        for name, values in runs.data_vars.items()
+    axes = {str(name): {} for name in runs.data_vars} | {
+        name: {f"{name}_0": "trajectory", f"{name}_1": "step"}
+        for name in ("loss", "sharpness", "oscillation")
     }
-    runs = runs.drop_dims([d for d in names if d in runs.dims]).assign(renamed)
+    axes |= {"corrected": {"corrected_0": "step"}}
+    axes |= {"eigenvalues": {"eigenvalues_0": "step", "eigenvalues_1": "rank"}}
+    axes |= {"modes": {"modes_0": "step", "modes_1": "mode"}}
+    runs = labelled(runs, axes).assign_attrs(runs.attrs)
     places = {"step": np.arange(0, steps + 1, EVERY)}
     places |= {"trajectory": list(TRAJECTORIES[: runs.sizes["trajectory"]])}
     return runs.assign_coords(places).assign_attrs(attrs)

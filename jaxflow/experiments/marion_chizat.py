@@ -9,11 +9,11 @@ sharpness of a minimiser beside the paper's bounds.
 import concurrent.futures
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, together
+from .parts import Plan, choose, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,13 +207,8 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return drawn
 
 
-class _Plan(NamedTuple):
+class _Plan(Plan):
     """What all parts share."""
-
-    key: Any
-    seeds: int | None
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
 
     def count(self, full: int) -> int:
         """The number of seeds, if the whole experiment has `full`."""
@@ -228,9 +223,6 @@ class _Plan(NamedTuple):
 
     def steps(self, full: int) -> int:
         return full // 10 if self.quick else full
-
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=self.count(seeds), **grid)
 
 
 def _gaussian(plan: _Plan) -> "xr.Dataset":
@@ -271,7 +263,7 @@ def _depth(plan: _Plan) -> "xr.Dataset":
 
     axes = {"step_size": plan.some(np.logspace(-2, -0.3, 25))}
     loop = {"depth": depths}
-    runs = plan("depth", descent, seeds=50, loop=loop, axes=axes)
+    runs = plan("depth", descent, seeds=plan.count(50), loop=loop, axes=axes)
     theory = [_theory(problem, depth) for depth in depths]
     columns = {name: ("depth", [t[name] for t in theory]) for name in theory[0]}
     return runs.assign(columns)
@@ -323,7 +315,7 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
             return jf.gradient_descent(problem, start, steps, **options)
 
         axes = {"scale": plan.some(np.linspace(0.428, 0.7, 8))}
-        runs = plan(f"gelu-{step_size}", descent, seeds=20, axes=axes, chunk=80)
+        runs = plan(f"gelu-{step_size}", descent, seeds=plan.count(20), axes=axes, chunk=80)
         return runs.expand_dims(step_size=[step_size])
 
     # Not a loop axis: numbers of steps differ, so these are best done at the same time.
@@ -411,7 +403,7 @@ def _descents(
         return jf.gradient_descent(problem, start(key, scale), counts[-1], **options)
 
     axes = {"step_size": tuple(budgets), "scale": scales}
-    runs = plan(name, descent, seeds=seeds, axes=axes)
+    runs = plan(name, descent, seeds=plan.count(seeds), axes=axes)
     read = [
         runs.sel(step_size=[step_size]).isel(record=[0, 1 + counts.index(steps)])
         for step_size, steps in budgets.items()
@@ -438,7 +430,7 @@ def _limit(
         options = {"observe": observe, "solver": stiff, **_flow_options()}
         return jf.gradient_flow(problem, start(key, scale), (0, float("inf")), **options)
 
-    runs = plan(f"{name}-flow", flow, seeds=seeds, axes={"scale": scales})
+    runs = plan(f"{name}-flow", flow, seeds=plan.count(seeds), axes={"scale": scales})
     return runs.expand_dims(step_size=[0.0])
 
 

@@ -6,12 +6,13 @@ against its step size, signals on their way through layers, denoisers of images,
 All beside the exact theory, which holds for any data.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, pairs, table, titles, together
+from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -125,13 +126,10 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return pairs(tree, plot_minima.PANELS, words)
 
 
-class _Plan(NamedTuple):
-    """What all parts share."""
+@dataclasses.dataclass(frozen=True)
+class _Plan(Plan):
+    """What all parts share, and the images."""
 
-    key: Any
-    seeds: int | None
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
     samples: Any
     noise: float
 
@@ -140,9 +138,6 @@ class _Plan(NamedTuple):
         return (
             max(full // 10, 2) if self.quick and self.seeds is None else self.seeds or full
         )
-
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
 
 
 def _chain(plan: _Plan) -> "xr.Dataset":
@@ -416,13 +411,11 @@ def _minima(problem: "jf.Regression", depth: int, key, names) -> "jf.DeepLinear"
 
 def _labelled(runs: "xr.Dataset", axes: "dict[str, str | None]", minima) -> "xr.Dataset":
     """Quantities of each of some minima, and perhaps along a further axis."""
-    import xarray as xr
-
-    found = {}
-    for name, axis in axes.items():
-        names = {f"{name}_0": "minimum"} | ({f"{name}_1": axis} if axis else {})
-        found[name] = runs[name].rename(names)
-    return xr.Dataset(found).assign_coords(minimum=list(minima))
+    names = {
+        name: {f"{name}_0": "minimum"} | ({f"{name}_1": axis} if axis else {})
+        for name, axis in axes.items()
+    }
+    return labelled(runs, names).assign_coords(minimum=list(minima))
 
 
 def _white(target) -> "jf.Regression":

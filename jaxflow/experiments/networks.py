@@ -7,11 +7,11 @@ Then what no formula says: perceptron, residual and convolutional network, in tr
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, pairs, table, titles, together
+from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -63,7 +63,7 @@ def run(
     from .sweeps import named
 
     names = choose(only, PARTS)
-    plan = _Plan(jax.random.key(seed), quick, named if sweep is None else sweep)
+    plan = Plan(jax.random.key(seed), None, quick, named if sweep is None else sweep)
     jobs = {
         "nonlinear": _nonlinear,
         "chains": _chains,
@@ -105,32 +105,13 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return pairs(tree, plot_networks.PANELS, words, {"nonlinear": 2})
 
 
-class _Plan(NamedTuple):
-    """What all parts share."""
-
-    key: Any
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
-
-    def __call__(self, name: str, run, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=1, **grid).isel(seed=0)
-
-
-def _digits() -> "tuple[np.ndarray, np.ndarray]":
-    """Images as numbers from 0 to 1, and which digits they show."""
-    import numpy as np
-
-    from .data import load_data, load_samples
-
-    _, labels = np.unique(load_data("digits").y, return_inverse=True)
-    return load_samples("digits").x, labels.ravel()
-
-
 def _components() -> "tuple[np.ndarray, np.ndarray]":
     """Leading principal components of digits, `(samples, components)`, and variances."""
     import numpy as np
 
-    x, _ = _digits()
+    from .data import digits
+
+    x, _ = digits()
     left, sizes, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     scores = left[:, :COMPONENTS] * sizes[:COMPONENTS]
     return scores, sizes[:COMPONENTS] ** 2 / len(x)
@@ -153,7 +134,7 @@ def _product(loss, network):
     return network.product
 
 
-def _autoencoder(plan: _Plan) -> "xr.Dataset":
+def _autoencoder(plan: Plan) -> "xr.Dataset":
     """Aligned small starts, with hidden neurons turned at random."""
     import jax.numpy as jnp
     import jax.random as jr
@@ -182,24 +163,26 @@ def _autoencoder(plan: _Plan) -> "xr.Dataset":
         off = product - theory[:, :, None] * jnp.eye(COMPONENTS)[None]
         return {"flow": flow, "theory": theory, "deviation": jnp.max(jnp.abs(off))}
 
-    runs = plan("autoencoder", learn, loop={"layers": ("untied", "tied")})
+    runs = plan("autoencoder", learn, seeds=1, loop={"layers": ("untied", "tied")}).isel(
+        seed=0
+    )
     axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
     places = {"time": times, "mode": np.arange(1, 1 + COMPONENTS)}
-    runs = _labelled(runs, axes | {"deviation": {}}).assign_coords(places)
+    runs = labelled(runs, axes | {"deviation": {}}).assign_coords(places)
     runs = runs.assign_coords(variance=("mode", variances))
     data = f"{COMPONENTS} leading principal components of 1797 digits of 8 x 8 pixels"
     return runs.assign_attrs(data=data, start=start)
 
 
-def _two_layers(plan: _Plan) -> "xr.Dataset":
+def _two_layers(plan: Plan) -> "xr.Dataset":
     """White inputs, and fewer hidden neurons than a target of full rank would need."""
     import jax.numpy as jnp
     import jax.random as jr
     import numpy as np
 
-    from .data import load_data
+    from .data import digits, load_data
 
-    scores, labels = _components()[0], _digits()[1]
+    scores, labels = _components()[0], digits()[1]
     shares = np.eye(10)[labels]
     patients = load_data("diabetes")
     problems = {
@@ -237,7 +220,7 @@ def _two_layers(plan: _Plan) -> "xr.Dataset":
         }
 
     grid = {"loop": {"data": problems}, "axes": {"imbalance": imbalances}}
-    runs = plan("two-layers", learn, **grid)
+    runs = plan("two-layers", learn, seeds=1, **grid).isel(seed=0)
     axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
     axes |= {"target": {"target_0": "mode"}, "deviation": {}}
     places = {"time": times, "mode": np.arange(1, 5)}
@@ -245,7 +228,7 @@ def _two_layers(plan: _Plan) -> "xr.Dataset":
         "whitened: diabetes, one hidden neuron; principal components of digits to one "
         "output for each of ten classes, 4 hidden neurons"
     )
-    return _labelled(runs, axes).assign_coords(places).assign_attrs(data=data)
+    return labelled(runs, axes).assign_coords(places).assign_attrs(data=data)
 
 
 def _root(matrix):
@@ -256,7 +239,7 @@ def _root(matrix):
     return axes * jnp.sqrt(values)[None] @ axes.T
 
 
-def _diagonal(plan: _Plan) -> "xr.Dataset":
+def _diagonal(plan: Plan) -> "xr.Dataset":
     """The limit against the scale of the start, for fewer samples than inputs."""
     import jax
     import jax.numpy as jnp
@@ -290,8 +273,8 @@ def _diagonal(plan: _Plan) -> "xr.Dataset":
         off = jnp.max(jnp.abs(flow - theory)) / jnp.max(jnp.abs(theory))
         return {"flow": flow, "deviation": off, "end": run.time[-1]}
 
-    runs = plan("diagonal", learn, axes={"scale": scales})
-    runs = _labelled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
+    runs = plan("diagonal", learn, seeds=1, axes={"scale": scales}).isel(seed=0)
+    runs = labelled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
     theory = jax.jit(jax.vmap(limit))(jnp.asarray(fine))
     runs = runs.assign(theory=(("fine_scale", "input"), np.asarray(theory)))
     ends = [
@@ -313,7 +296,7 @@ def _diagonal(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _chains(plan: _Plan) -> "xr.Dataset":
+def _chains(plan: Plan) -> "xr.Dataset":
     """Balanced starts with one small product, on inputs as they are and on white ones."""
     import diffrax as dfx
     import jax
@@ -370,25 +353,29 @@ def _chains(plan: _Plan) -> "xr.Dataset":
             "chain_deviation": only(late),
         }
 
-    runs = plan("chains", learn, loop={"depth": depths}, axes={"white": (0, 1)})
+    runs = plan(
+        "chains", learn, seeds=1, loop={"depth": depths}, axes={"white": (0, 1)}
+    ).isel(seed=0)
     axes = {what: {f"{what}_0": "time"} for what in ("flow", "theory", "size")}
     axes |= {"chain": {"chain_0": "share"}, "deviation": {}, "chain_deviation": {}}
     places = {"time": times, "share": shares, "white": [False, True]}
-    runs = _labelled(runs, axes).assign_coords(places)
+    runs = labelled(runs, axes).assign_coords(places)
     size = float(jnp.linalg.norm(both.target[1]))
     shown = (start + shares * (size - start)) / size
     runs = runs.assign_coords(chain_size=("share", shown))
     return runs.assign_attrs(data=f"diabetes; products of size {start:g} at the start")
 
 
-def _nonlinear(plan: _Plan) -> "xr.Dataset":
+def _nonlinear(plan: Plan) -> "xr.Dataset":
     """Three networks on images, with what is known of linear ones seen input by input."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    images, labels = _digits()
+    from .data import digits
+
+    images, labels = digits()
     samples, steps = (100, 200) if plan.quick else (300, 1_000)
     records = np.geomspace(1, steps, 10 if plan.quick else 40).round().astype(int)
     records = sorted(set(records.tolist()))
@@ -416,10 +403,10 @@ def _nonlinear(plan: _Plan) -> "xr.Dataset":
         options = {"step_size": step_size, "every": records, "observe": observe}
         return jf.gradient_descent(loss, network(key), steps, **options)
 
-    runs = plan("nonlinear", descend, loop={"network": _starts()})
+    runs = plan("nonlinear", descend, seeds=1, loop={"network": _starts()}).isel(seed=0)
     axes = {what: {} for what in ("loss", "sharpness", "kernel")}
     axes |= {what: {f"{what}_0": "pair"} for what in ("alignment", "chance")}
-    runs = _labelled(runs, axes | {"status": {}})
+    runs = labelled(runs, axes | {"status": {}})
     runs = runs.assign_coords(step=("record", [0, *records]))
     data = f"{samples} digits, cross-entropy, step size {step_size:g}"
     return runs.assign_attrs(data=data, step_size=step_size)
@@ -447,13 +434,6 @@ def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
         "residual": lambda key: ResidualClassifier(dense(widths, key), jnp.tanh),
         "convolutional": convolutional,
     }
-
-
-def _labelled(runs: "xr.Dataset", axes: dict[str, dict[str, str]]) -> "xr.Dataset":
-    """Quantities with the names of their axes."""
-    import xarray as xr
-
-    return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
 def _autoencoder_rows(runs):

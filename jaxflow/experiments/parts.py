@@ -1,6 +1,7 @@
 """What experiments of several parts share: their choice, their run, table and figures."""
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,37 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the parts of an experiment share.
+
+    Args:
+        key: Randomness of all sweeps.
+        seeds: How many seeds were asked for, if at all.
+        quick: Whether a look is enough.
+        sweep: How to sweep, from a name, a run and what `jaxflow.sweep` takes.
+
+    Raises:
+        ValueError: If `seeds` is not positive.
+    """
+
+    key: Any
+    seeds: int | None
+    quick: bool
+    sweep: Callable[..., "xr.Dataset"]
+
+    def __post_init__(self):
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"`seeds` must be at least 1, but is {self.seeds}.")
+
+    def count(self, full: int) -> int:
+        """The number of seeds, if the whole experiment has `full`."""
+        return 2 if self.quick and self.seeds is None else self.seeds or full
+
+    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
+        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
 
 
 def choose(only: tuple[str, ...] | None, parts: Mapping[str, str]) -> tuple[str, ...]:
@@ -48,6 +80,13 @@ def together(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return xr.DataTree.from_dict(branches)
+
+
+def labelled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.Dataset":
+    """Some quantities, with the names of their axes: by quantity, those they replace."""
+    import xarray as xr
+
+    return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
 def table(

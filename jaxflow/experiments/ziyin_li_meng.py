@@ -7,13 +7,14 @@ nonlinear networks, noisy training, trapping, prediction variance, and residual 
 """
 
 import concurrent.futures
+import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import choose, pairs, table, titles, together
+from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,9 +76,8 @@ def run(
     from .sweeps import named
 
     names = choose(only, PARTS)
-    for name, count, least in (("seeds", seeds, 1), ("hidden", hidden, 1)):
-        if count is not None and count < least:
-            raise ValueError(f"`{name}` must be at least {least}, but is {count}.")
+    if hidden < 1:
+        raise ValueError(f"`hidden` must be at least 1, but is {hidden}.")
     if not 0 <= variance < float("inf"):
         raise ValueError(f"`variance` must not be negative, but is {variance}.")
     loaded = load_data(data, target=target) if "training" in names else None
@@ -122,23 +122,13 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     return pairs(tree, plot_collapse.PANELS, words)
 
 
-class _Plan(NamedTuple):
-    """What all parts share."""
+@dataclasses.dataclass(frozen=True)
+class _Plan(Plan):
+    """What all parts share, and what the training learns."""
 
-    key: Any
-    seeds: int | None
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
     data: "Data | None"
     hidden: int
     variance: float
-
-    def count(self, full: int) -> int:
-        """The number of seeds, if the whole experiment has `full`."""
-        return 2 if self.quick and self.seeds is None else self.seeds or full
-
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
 
 
 def _unit(inputs: int = 1, variance: float = 1.0) -> "jf.Regression":
@@ -212,7 +202,7 @@ def _phases(plan: _Plan) -> "xr.Dataset":
     }
     axes |= {name: {f"{name}_0": "noise"} for name in ("critical", "spinodal")}
     places = {"decay": strengths, "exact_decay": fine, "noise": [0.0, *noises]}
-    return _labelled(runs, axes).assign_coords(places)
+    return labelled(runs, axes).assign_coords(places)
 
 
 def _slices(plan: _Plan) -> "xr.Dataset":
@@ -263,7 +253,7 @@ def _slices(plan: _Plan) -> "xr.Dataset":
     axes = {"loss": {"loss_0": "activation", "loss_1": "weights", "loss_2": "b"}}
     axes |= {"curvature": {"curvature_0": "activation"}, "origin": {}}
     names = {"activation": list(activations), "weights": ["linear", "slope-corrected"]}
-    return _labelled(runs, axes).assign_coords(names | {"b": sizes})
+    return labelled(runs, axes).assign_coords(names | {"b": sizes})
 
 
 def _training(plan: _Plan) -> "xr.Dataset":
@@ -500,13 +490,6 @@ def _fan_in(widths, key) -> "jf.DeepLinear":
 
     drawn = jf.init.gaussian(widths, scale=1.0, key=key)
     return jax.tree.map(lambda w: w / w.shape[1] ** 0.5, drawn)
-
-
-def _labelled(runs: "xr.Dataset", axes: dict[str, dict[str, str]]) -> "xr.Dataset":
-    """Quantities with the names of their axes."""
-    import xarray as xr
-
-    return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
 def _phases_rows(runs):

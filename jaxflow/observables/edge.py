@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
+from optax.tree_utils import tree_vdot
 
 from ..losses import AbstractLoss
 from ..modules import Loss, of_modules, whole
@@ -22,8 +23,7 @@ def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     In sharpness $S$ per unit of training time. Where it is positive, descent is on its way
     to the edge of stability ("progressive sharpening", Cohen et al., 2021), or held there.
     """
-    slope, rise = jax.grad(loss.excess)(network), jax.grad(sharpness, 1)(loss, network)
-    return -_dot(slope, rise)
+    return _climb(loss, network)[0]
 
 
 @of_modules
@@ -61,10 +61,14 @@ def predicted_oscillation(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     S\|^2$, of an oscillation along the top eigenvector alone (Damian, Nichani & Lee, 2023,
     in the form of the central flow). It is for the centre: `at_centre` takes it there.
     """
+    rate, square = _climb(loss, network)
+    return 2 * jnp.maximum(rate, 0) / jnp.where(square > 0, square, 1)
+
+
+def _climb(loss, network):
+    """The rate at which the flow sharpens, and the square of the sharpness's slope."""
     slope, rise = jax.grad(loss.excess)(network), jax.grad(sharpness, 1)(loss, network)
-    square = _dot(rise, rise)
-    need = jnp.maximum(-_dot(slope, rise), 0)
-    return 2 * need / jnp.where(square > 0, square, 1)
+    return -_dot(slope, rise), _dot(rise, rise)
 
 
 @of_modules
@@ -122,4 +126,4 @@ def _three(loss, network, step_size):
 
 
 def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))  # pyright: ignore
+    return tree_vdot(a, b)  # pyright: ignore
