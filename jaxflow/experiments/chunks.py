@@ -13,7 +13,7 @@ import numpy as np
 
 from ..dynamics import Status
 from .grid import Grid, Point
-from .programs import Program, devices
+from .programs import Program
 from .sinks import Sink
 
 
@@ -39,7 +39,7 @@ def compute(
     """
     chunks = range(grid.count) if chunks is None else chunks
     left = (chunk for chunk in chunks if not sink.done[chunk])
-    for group in groups(left, grid.point, len(devices())):
+    for group in groups(left, grid.point, jax.local_device_count()):
         runs = program(grid.point(group[0]))
         runs.compile(math.prod(grid.sides))
         with _devices_are_ours, _named(grid, group):

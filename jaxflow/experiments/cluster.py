@@ -14,7 +14,7 @@ import numpy as np
 
 from .chunks import compute as compute_here, diverged, groups
 from .grid import Point
-from .programs import Program, Work, devices
+from .programs import Program, Work
 from .sinks import Sink, Variable, open_sink
 from .specification import CODE, SETTINGS, check_same, machine, stored
 from .store import holds_sweep
@@ -72,7 +72,7 @@ def compute(client: Any, job: Job, sink: Sink) -> Iterator[tuple[int, int]]:
         _work, name, held, settings, chunks, pure=False, retries=2
     )
     left = [chunk for chunk in range(grid.count) if not done[chunk]]
-    sizes = client.run(lambda: len(devices()), on_error="ignore").values()
+    sizes = client.run(jax.local_device_count, on_error="ignore").values()
     size = max(sizes, default=1)
     running = {submit(chunks): chunks for chunks in groups(left, grid.point, size)}
     suspects, lost = [], []

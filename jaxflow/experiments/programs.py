@@ -25,19 +25,6 @@ OWN = ("time", "steps", "status", "remaining")
 BUDGET, MOST_MEMBERS, FEW_MEMBERS = 2**28, 256, 32
 
 
-def devices() -> list[Any]:
-    """The devices that chunks are computed on, which may be fewer than there are.
-
-    XLA (0.10) runs parts of a batched `eigh` on a pool of threads, of which every program
-    on a CPU device takes one: with none left all would wait forever.
-    """
-    local = jax.local_devices()
-    if local[0].platform != "cpu":
-        return local
-    threads = int(os.environ.get("NPROC", cores()))
-    return local[: max(1, threads - 1)]
-
-
 def cores() -> int:
     """The cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -123,11 +110,11 @@ class Program:
     def compile(self, size: int) -> Callable[..., list[jax.Array]]:
         """The program of `size` members on each local device of this process."""
         if size not in self._compiled:
-            self._compiled[size] = self._lower(size).compile()
+            self._compiled[size] = self._lower(size).compile(_options())
         return self._compiled[size]
 
     def _lower(self, size):
-        mesh = Mesh(np.array(devices()), ("chunk",))
+        mesh = Mesh(np.array(jax.local_devices()), ("chunk",))
         every = NamedSharding(mesh, PartitionSpec("chunk"))
 
         def chunk(*arguments):
@@ -154,12 +141,23 @@ class Program:
         Returns:
             The variables, over the devices and the members of a chunk.
         """
-        idle = len(devices()) - len(members)
+        idle = jax.local_device_count() - len(members)
         members = [*members, *[members[-1]] * idle]
         indices = map(np.stack, zip(*members, strict=True))
         chosen = map(op.getitem, self._work.arguments, indices)
         compiled = self.compile(len(members[0][0]))
         return dict(zip(self.shapes, compiled(*chosen), strict=True))
+
+
+def _options() -> dict[str, Any]:
+    """How chunks are compiled: on a CPU, for one thread of each device.
+
+    XLA (0.10) hands the members of a batched decomposition (`eigh`, `svd`, ...) to a pool
+    of threads and waits in one of them. Where a program has as many decompositions at once
+    as there are threads, all wait for ever.
+    """
+    cpu = jax.default_backend() == "cpu"
+    return {"xla_cpu_multi_thread_eigen": False} if cpu else {}
 
 
 def _variables(result, taken) -> dict[str, jax.Array]:

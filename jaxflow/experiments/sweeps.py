@@ -44,14 +44,15 @@ def sweep(
     `throw=False` to `gradient_flow`.
 
     The members are computed in chunks, one on each local device at a time. On a CPU every
-    core becomes a device with the environment `JAX_NUM_CPU_DEVICES=cores` and, because
-    XLA needs threads for them, `NPROC=cores+1`, before JAX starts. With a `path` each
-    chunk is stored as soon as it is done, and `load` reads what is there. Should the
-    process be killed, the disk be full or a worker be lost, then the same call goes on
-    from there; results are the same, bit for bit, however often that happens and however
-    many devices or workers there are. Several processes may make the same call at the same
-    time. A path is of one sweep: it is refused if anything that matters for the results
-    has changed, such as the data, the code of `run` or the version of JAX.
+    core becomes a device with the environment `JAX_NUM_CPU_DEVICES=cores`, before JAX
+    starts; a chunk uses one thread of each.
+
+    With a `path` each chunk is stored as soon as it is done, and `load` reads what is
+    there. Should the process be killed, the disk be full or a worker be lost, then the same
+    call goes on from there; results are the same, bit for bit, however often that happens
+    and however many devices or workers there are. Several processes may make the same call
+    at the same time. A path is of one sweep: it is refused if anything that matters for the
+    results has changed, such as the data, the code of `run` or the version of JAX.
 
     Args:
         run: A function of a key and of the axes by name, made of JAX operations. It returns

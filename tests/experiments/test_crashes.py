@@ -22,7 +22,7 @@ def start(tmp_path_factory):
 
     def start(command, path, *words, devices=1):
         paths = os.pathsep.join([str(Path(jf.__file__).parents[1]), str(HERE)])
-        count = {"JAX_NUM_CPU_DEVICES": str(devices), "NPROC": str(devices + 1)}
+        count = {"JAX_NUM_CPU_DEVICES": str(devices)}
         settings = {"PYTHONPATH": paths} | count
         return subprocess.Popen(
             [sys.executable, HERE / "study.py", command, path, cache, *words],
