@@ -62,6 +62,7 @@ from .dynamics import (
     Status as Status,
     value as value,
     snapshot as snapshot,
+    with_state as with_state,
 )
 
 # What we measure: all (loss, network, ...) -> arrays

@@ -123,8 +123,10 @@ def cast(tree, dtype):
 
 def measures(family):
     chosen = dict(ANY)
-    if family in DENSE:
+    if family in (*DENSE, "equinox"):
         chosen |= LAYERS
+    if family == "equinox":
+        del chosen["gains"]
     if family in KNOWN_OUTPUTS:
         chosen |= OUTPUTS
     return chosen

@@ -15,4 +15,5 @@ from .trajectory import (
     Trajectory as Trajectory,
     snapshot as snapshot,
     value as value,
+    with_state as with_state,
 )

@@ -3,7 +3,7 @@
 import functools as ft
 import itertools as it
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax as dfx
 import equinox as eqx
@@ -28,6 +28,7 @@ from .trajectory import (
     record,
     returned,
     value,
+    with_state,
 )
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
@@ -73,7 +74,8 @@ def gradient_descent(
         every: Steps between two records; or the numbers of steps to record after, which
             increase up to `steps`, at the price of reverse-mode derivatives. The start is
             always the first record.
-        observe: What to report at each record, by name. Defaults to the loss alone.
+        observe: What to report at each record, by name. Defaults to the loss alone. What
+            also depends on the state of the optimiser, in `with_state`.
         until: Stop at the first record where this observable is true.
         optimizer: An Optax optimiser that takes a step size, such as `optax.adam` or
             `equinox.Partial(optax.sgd, momentum=0.9)`; or a whole
@@ -168,21 +170,26 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     # Without mini-batches nothing is random, whatever the key.
     key = None if batch_size is None else key
     step = _Step(loss, step_size, key, optimizer, batch_size)
-    way = Way(steps, every, until, meter)
+    stateful = any(isinstance(observable, with_state) for observable in observe.values())
+    way = Way(steps, every, until, meter, stateful)
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
     # With few steps between records, handing networks over would cost more than is gained.
     seldom = steps >= 4 * len(way.ends)
-    unseen = until is None and isinstance(meter, dfx.NoProgressMeter)
+    unseen = until is None and isinstance(meter, dfx.NoProgressMeter) and not way.stateful
     simple = plain and seldom and unseen
     kernel = lanes.find(loss, network) if simple else None
     route = travel if kernel is None else ft.partial(_travel_as_one, kernel)
-    networks, times, lived, last = route(way, step, network)
+    networks, times, states, lived, last = route(way, step, network)
     networks = jax.tree.map(join, network, networks, last.network)
+    if states is not None:
+        # Of the first record nobody looks at the state.
+        first = lambda rest, end: join(rest[0], rest, end)
+        states = jax.tree.map(first, states, last.optimizer)
     straightness = _straightness(step, last, steps)
     status, remaining = judge(loss, network, last.network, tolerance, straightness)
     return Trajectory(
         time=join(jnp.zeros_like(last.time), times, last.time),
-        observed=record(observe, loss, networks),
+        observed=record(observe, loss, networks, states),
         network=last.network,
         steps=jnp.max(jnp.where(lived, way.ends, 0)),
         status=status,
@@ -202,6 +209,7 @@ class Way(NamedTuple):
     every: int | tuple[int, ...]
     until: Observable | None
     meter: dfx.AbstractProgressMeter
+    stateful: bool = False
 
     @property
     def ends(self) -> np.ndarray:
@@ -211,8 +219,11 @@ class Way(NamedTuple):
         return np.array(self.every)
 
 
-def travel(way, step, network):
-    """The networks and times at each record but the start, which were reached, the end."""
+def travel(way, step, network) -> Any:
+    """At each record but the start the network, time and state, if it is a reached one.
+
+    And the end. States of the optimiser are kept only of a stateful way.
+    """
     regular = isinstance(way.every, int)
     ends = jnp.asarray(way.ends)
     starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
@@ -233,13 +244,14 @@ def travel(way, step, network):
         if way.until is not None:
             going &= ~way.until(*whole(step.loss, new.network))
         meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
-        return (new, going, meter_state), (*_seen(new, alive), alive)
+        kept = new.optimizer if way.stateful else None
+        return (new, going, meter_state), (*_seen(new, alive), kept, alive)
 
     carry = (step.init(network), jnp.ones((), bool), way.meter.init())
-    carry, (networks, times, lived) = jax.lax.scan(advance, carry, (starts, ends))
+    carry, (*records, lived) = jax.lax.scan(advance, carry, (starts, ends))
     last, _, meter_state = carry
     way.meter.close(meter_state)
-    return networks, times, lived, last
+    return *records, lived, last
 
 
 def _seen(state, alive):
@@ -268,7 +280,7 @@ def _travel_as_one(kernel, way, step, network):
             states = jax.vmap(step.at)(networks, counts)
             last = jax.tree.map(lambda w: w[-1], networks)
             last = step.at(last, jnp.max(jnp.where(lived, counts, 0)))
-            return *jax.vmap(_seen)(states, lived), lived, last
+            return *jax.vmap(_seen)(states, lived), None, lived, last
 
         return jax.vmap(label)(networks, lived, moving)
 

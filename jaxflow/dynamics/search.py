@@ -129,7 +129,7 @@ def search(
 
 @eqx.filter_jit
 def _search(step, network, way, observe):
-    networks, times, lived, last = travel(way, step, network)
+    networks, times, _, lived, last = travel(way, step, network)
     networks = jax.tree.map(join, network, networks, last.network)
     solved = step.loss.solved(last.network)
     status = jnp.where(solved, Status.CONVERGED, Status.MOVING)

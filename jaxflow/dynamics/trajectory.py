@@ -20,6 +20,36 @@ from .krylov import quadrature
 Observable = Callable[[AbstractLoss, PyTree[Array]], PyTree[Array]]
 
 
+class with_state(eqx.Module):
+    """An observable that also sees the state of the optimiser, of `gradient_descent` alone.
+
+    Such as the sharpness in the metric of Adam, which is held at its own threshold
+    (`stability_threshold`): `with_state(function)` of a
+
+    ```python
+    def function(loss, network, state):
+        return jf.sharpness(loss, network, preconditioner=jf.preconditioner(state))
+    ```
+
+    The state is that after the step that led to the record; so the first record is `nan`.
+
+    Args:
+        function: A function of loss, network and the Optax state.
+    """
+
+    function: Callable[[AbstractLoss, PyTree[Array], PyTree], PyTree[Array]]
+
+    def __call__(
+        self, loss: AbstractLoss, network: PyTree, state: PyTree = None
+    ) -> PyTree[Array]:
+        if state is None:
+            raise ValueError(
+                "`with_state` observes the state of an optimiser, which only "
+                "`gradient_descent` has."
+            )
+        return self.function(loss, network, state)
+
+
 class Status(enum.IntEnum):
     r"""How a run ended.
 
@@ -137,7 +167,10 @@ def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
 
 
 def record(
-    observe: Mapping[str, Observable], loss: AbstractLoss, networks: PyTree[Array]
+    observe: Mapping[str, Observable],
+    loss: AbstractLoss,
+    networks: PyTree[Array],
+    states: PyTree[Array] = None,
 ) -> dict[str, PyTree[Array]]:
     """Observe a stack of networks, one after the other to bound the memory in use.
 
@@ -145,16 +178,32 @@ def record(
     all things, is free to print, to stop or to hang.
     """
 
-    def see(network):
-        finite = jnp.isfinite(norm(network))
-        safe = jax.tree.map(lambda w: jnp.where(finite, w, 0), network)
-        given = whole(loss, safe)
-        seen = {name: observable(*given) for name, observable in observe.items()}
+    def see(place):
+        network, state = place
+        finite = jnp.isfinite(norm(eqx.filter(place, eqx.is_inexact_array)))
+        given = whole(loss, jax.tree.map(lambda w: jnp.where(finite, w, 0), network))
+        number = lambda w: eqx.is_array(w) and jnp.issubdtype(w.dtype, jnp.number)
+        safe = lambda w: jnp.where(finite, w, jnp.ones_like(w)) if number(w) else w
+        state = jax.tree.map(safe, state)
+        seen = {
+            name: observable(*given, state)
+            if isinstance(observable, with_state)
+            else observable(*given)
+            for name, observable in observe.items()
+        }
         seen = eqx.filter(seen, eqx.is_array)
         blank = lambda v: jnp.where(finite, v, jnp.nan) if eqx.is_inexact_array(v) else v
         return jax.tree.map(blank, seen)
 
-    return jax.lax.map(see, networks)
+    seen = jax.lax.map(see, (networks, states))
+    # Before the first step an optimiser knows nothing.
+    unknown = lambda v: v.at[0].set(jnp.nan) if eqx.is_inexact_array(v) else v
+    return {
+        name: jax.tree.map(unknown, values)
+        if isinstance(observe[name], with_state)
+        else values
+        for name, values in seen.items()
+    }
 
 
 def returned(loss: AbstractLoss, run: Trajectory) -> Trajectory:

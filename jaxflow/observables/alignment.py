@@ -2,22 +2,25 @@
 
 Of nonlinear networks it is that of their weights; that of the layers' Jacobians at an
 input is the same of `network.linearised(x)`. Of layers that are no matrices, such as
-convolutions, only the latter is known.
+convolutions, only the latter is known. Of a module of the user's own, the layers are its
+matrices in the order of its leaves, each of which must fit the one before.
 """
 
 import itertools as it
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Scalar, ScalarLike
+from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
 from ..losses import AbstractLoss
+from ..modules import Loss
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
 
 
 def alignment(
-    loss: AbstractLoss,
-    network: AbstractLayered,
+    loss: Loss,
+    network: PyTree,
     *,
     rank: int = 1,
     tolerance: ScalarLike | None = None,
@@ -40,20 +43,21 @@ def alignment(
             the smaller one of the pair.
 
     Raises:
-        ValueError: If a layer has fewer than `rank` singular vectors.
+        ValueError: If a layer has fewer than `rank` singular vectors; if the network is
+            not a chain of matrices.
     """
     del loss
-    factors = [_top(w, network, rank, tolerance) for w in _matrices(network)]
+    factors = _top(network, rank, tolerance)
     overlaps = [
         jnp.linalg.norm(left.T @ right.T) / jnp.sqrt(jnp.minimum(first, then))
         for (left, first, _), (_, then, right) in it.pairwise(factors)
     ]
-    return jnp.array(overlaps, _dtype(network))
+    return jnp.array(overlaps, factors[0][0].dtype)
 
 
 def chance_alignment(
-    loss: AbstractLoss,
-    network: AbstractLayered,
+    loss: Loss,
+    network: PyTree,
     *,
     rank: int = 1,
     tolerance: ScalarLike | None = None,
@@ -64,27 +68,33 @@ def chance_alignment(
     Arguments and errors are those of `alignment`.
     """
     del loss
-    counts = [_top(w, network, rank, tolerance)[1] for w in _matrices(network)]
-    pairs = zip(it.pairwise(counts), network.widths[1:-1], strict=True)
-    larger = [jnp.sqrt(jnp.maximum(*pair) / width) for pair, width in pairs]
-    return jnp.array(larger, _dtype(network))
+    larger = [
+        jnp.sqrt(jnp.maximum(first, then) / left.shape[0])
+        for (left, first, _), (_, then, _) in it.pairwise(_top(network, rank, tolerance))
+    ]
+    return jnp.array(larger, _matrices(network)[0].dtype)
 
 
-def _top(weight, network, rank, tolerance):
-    """The top singular vectors, others zero, and their number between."""
-    thinnest = min(network.widths)
+def _top(network, rank, tolerance):
+    """The top singular vectors of each layer, others zero, and their number between."""
+    matrices = _matrices(network)
+    thinnest = min(min(w.shape) for w in matrices)
     if not 1 <= rank <= thinnest:
         raise ValueError(
             f"`alignment(rank=...)` must be between 1 and the smallest width, {thinnest}, "
             f"but is {rank}."
         )
-    left, values, right = jnp.linalg.svd(weight, full_matrices=False)
-    counted = jnp.arange(values.size) < rank
-    if tolerance is not None:
-        least = values[rank - 1] * (1 - jnp.asarray(tolerance, values.dtype))
-        counted |= values >= least
-    keep = counted.astype(values.dtype)
-    return left * keep[None], jnp.sum(keep), right * keep[:, None]
+
+    def one(weight):
+        left, values, right = jnp.linalg.svd(weight, full_matrices=False)
+        counted = jnp.arange(values.size) < rank
+        if tolerance is not None:
+            least = values[rank - 1] * (1 - jnp.asarray(tolerance, values.dtype))
+            counted |= values >= least
+        keep = counted.astype(values.dtype)
+        return left * keep[None], jnp.sum(keep), right * keep[:, None]
+
+    return [one(w) for w in matrices]
 
 
 def path_coupling(
@@ -113,7 +123,7 @@ def path_coupling(
     return jnp.stack(cosines)
 
 
-def imbalance(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " pairs"]:
+def imbalance(loss: Loss, network: PyTree) -> Float[Array, " pairs"]:
     r"""The norms $\|W_{k+1}^\top W_{k+1} - W_k W_k^\top\|_F$, which the flow conserves.
 
     Zero for balanced layers. Drift along a flow is a certificate of its accuracy; descent
@@ -121,9 +131,9 @@ def imbalance(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " pa
     $e^{-4 \gamma t}$.
     """
     del loss
-    pairs = it.pairwise(_matrices(network))
-    gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in pairs]
-    return jnp.array(gaps, _dtype(network))
+    matrices = _matrices(network)
+    gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in it.pairwise(matrices)]
+    return jnp.array(gaps, matrices[0].dtype)
 
 
 def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
@@ -146,9 +156,7 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
     return jnp.linalg.det(network.product)
 
 
-def singular_values(
-    loss: AbstractLoss, network: AbstractLayered
-) -> Float[Array, "layers rank"]:
+def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
     values = [jnp.linalg.svd(w, compute_uv=False) for w in _matrices(network)]
@@ -157,20 +165,20 @@ def singular_values(
     return jnp.stack([pad(v) for v in values])
 
 
-def stable_rank(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " layers"]:
+def stable_rank(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The ratio $\|W_k\|_F^2 / \|W_k\|_2^2$: 1 for rank one; 0 for a layer of zeros."""
     squares = singular_values(loss, network) ** 2
     top = squares[:, 0]
     return jnp.nansum(squares, axis=1) / jnp.where(top > 0, top, 1)
 
 
-def rank_one_gap(loss: AbstractLoss, network: AbstractLayered) -> Float[Array, " layers"]:
+def rank_one_gap(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The difference $\|W_k\|_F^2 - \|W_k\|_2^2$: 0 for rank one."""
     return jnp.nansum(singular_values(loss, network)[:, 1:] ** 2, axis=1)
 
 
 def gains(
-    loss: AbstractLoss, network: AbstractLayered, *, signal: ArrayLike | None = None
+    loss: Loss, network: PyTree, *, signal: ArrayLike | None = None
 ) -> Float[Array, " layers"]:
     r"""How much each layer amplifies a signal that passes through the network.
 
@@ -191,21 +199,29 @@ def gains(
 
 def _matrices(network):
     """The weights of each layer, if they are a matrix."""
-    if not isinstance(network, AbstractDense):
+    if isinstance(network, AbstractDense):
+        return network.weights
+    leaves = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
+    layers = [leaf for leaf in leaves if leaf.ndim > 1]  # Others shift or scale.
+    fit = all(a.shape[0] == b.shape[-1] for a, b in it.pairwise(layers))
+    if not layers or any(w.ndim > 2 for w in layers) or not fit:
         raise ValueError(
-            "Singular structure is that of layers with a weight matrix each, which a "
-            f"`{type(network).__name__}` does not have. Ask for that of the Jacobians at "
-            "an input `x`: of `network.linearised(x)`."
+            "Singular structure is that of a chain of layers with a weight matrix each, of "
+            "shape (outputs, inputs), but the arrays of this "
+            f"`{type(network).__name__}` have shapes {[w.shape for w in leaves]}. Pass the "
+            "chain that is meant, as a tuple of matrices; or, of a network that has "
+            "`linearised`, ask for that of the Jacobians at an input."
         )
-    return network.weights
-
-
-def _dtype(network):
-    return jax.tree.leaves(network)[0].dtype
+    return layers
 
 
 def _states(network, signal):
     """What each layer is given, and the output."""
+    if not isinstance(network, AbstractLayered):
+        raise ValueError(
+            "How signals pass through layers is known of layered networks, such as "
+            f"`jaxflow.MLP`, but not of a `{type(network).__name__}`."
+        )
     if signal is None:
         if not isinstance(network, DeepLinear):
             raise ValueError(
@@ -214,7 +230,7 @@ def _states(network, signal):
                 "those of `network.linearised(x)`."
             )
         signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
-    start = jnp.asarray(signal, _dtype(network))
+    start = jnp.asarray(signal, jax.tree.leaves(network)[0].dtype)
     if start.shape != network.widths[:1]:
         raise ValueError(
             f"`signal` must have the network's {network.widths[0]} inputs, but has shape "

@@ -74,6 +74,39 @@ def halving(count):
     return 0.02 * 0.5 ** (count // 10)
 
 
+def test_observables_see_the_state_of_the_optimizer(problem, network):
+    """The sharpness in Adam's metric, against a loop that keeps the state by hand."""
+
+    def metric(loss, network, state):
+        return jf.sharpness(loss, network, preconditioner=jf.preconditioner(state))
+
+    adam, steps = optax.adam(0.02), 6
+    watch = {"adam": jf.with_state(metric), "plain": jf.sharpness}
+    with jax.numpy_dtype_promotion("standard"):
+        run = jf.gradient_descent(
+            problem, network, steps, optimizer=adam, every=2, observe=watch
+        )
+        state, wanted = adam.init(network), []
+        for k in range(1, steps + 1):
+            slope = jax.grad(problem.excess)(network)
+            update, state = adam.update(slope, state, network)
+            network = optax.apply_updates(network, update)
+            if k % 2 == 0:
+                size = jf.preconditioner(state)
+                root = jnp.sqrt(jnp.concatenate([p.ravel() for p in size.weights]))
+                hessian = jf.hessian(problem, network).as_matrix()
+                wanted.append(jnp.linalg.eigvalsh(hessian / jnp.outer(root, root))[-1])
+    assert jnp.isnan(run.observed["adam"][0])
+    assert jnp.isfinite(run.observed["plain"][0])
+    np.testing.assert_allclose(run.observed["adam"][1:], wanted, rtol=1e-8)
+
+
+def test_only_descent_has_an_optimizer_to_observe(problem, network):
+    watch = {"state": jf.with_state(lambda loss, network, state: jnp.zeros(()))}
+    with pytest.raises(ValueError, match="only `gradient_descent` has"):
+        jf.gradient_flow(problem, network, (0.0, 1.0), observe=watch)
+
+
 def test_schedules_set_the_step_size_and_the_time(problem, network):
     with jax.numpy_dtype_promotion("standard"):
         run = jf.gradient_descent(problem, network, 20, step_size=halving, every=10)

@@ -1,5 +1,6 @@
 """Singular structure: closed forms, degenerate values, and random baselines."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -170,6 +171,37 @@ def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
     np.testing.assert_array_equal(
         jf.alignment(problem, network), jf.alignment(problem, layers)
     )
+
+
+def test_layers_of_the_users_own_module_are_its_matrices(problem):
+    module = eqx.nn.MLP(3, 2, 4, 2, key=jr.key(2))
+    layers = jf.DeepLinear(tuple(layer.weight for layer in module.layers))
+    for measure in (jf.alignment, jf.chance_alignment, jf.imbalance, jf.stable_rank):
+        np.testing.assert_array_equal(measure(problem, module), measure(problem, layers))
+    run = jf.gradient_descent(
+        lambda module: jnp.sum(module(jnp.ones(3)) ** 2),
+        module,
+        2,
+        step_size=0.1,
+        observe={"alignment": jf.alignment},
+    )
+    last = jf.alignment(problem, run.network)
+    np.testing.assert_allclose(run.observed["alignment"][-1], last, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        {"one": jnp.ones((3, 2)), "two": jnp.ones((2, 4))},  # Does not fit.
+        (jnp.ones((2, 3, 3)),),  # No matrix.
+        [jnp.ones(3)],
+    ],
+)
+def test_what_is_no_chain_of_matrices_is_refused(problem, module):
+    with pytest.raises(ValueError, match="chain of layers with a weight matrix"):
+        jf.alignment(problem, module)
+    with pytest.raises(ValueError, match="known of layered networks"):
+        jf.gains(problem, module, signal=jnp.ones(3))
 
 
 def test_signals_that_do_not_fit_are_refused(problem, ragged):
