@@ -44,7 +44,10 @@ _unit = lambda v, size: _times(jnp.where(size > 0, 1 / jnp.where(size > 0, size,
 
 
 def _operator(weights, target, covariance, readout):
-    """The Hessian in coordinates: the `x` of all layers, then the `y`."""
+    """The Hessian in coordinates, the `x` of all layers, then the `y`; and a projection.
+
+    Only of vectors that are normal to `a` in each `x` is the Hessian symmetric.
+    """
     depth, width = weights.shape[:2]
     multiply = lambda w, q: total(w[:, i] * q[i][None] for i in range(width))
     backward = lambda p, wy: (total(wy[0][i] * p[i][None] for i in range(width)) + wy[1], p)
@@ -67,7 +70,13 @@ def _operator(weights, target, covariance, readout):
         _, r = jax.lax.scan(forward, covary(last), outward)
         return join(p, r, _within(a, p))
 
-    return apply
+    upright = apart(lambda x, s: x - a * s[:, None])
+
+    def project(v):
+        x, y = v[:depth], v[depth:]
+        return jnp.concatenate([upright(x, _within(a, x)), y])
+
+    return apply, project
 
 
 @apart
@@ -135,7 +144,7 @@ class _Search(NamedTuple):
 def _block(basis, block, max_matvecs):
     """The eigenpairs of a block of networks, and the basis, for the next to overwrite."""
     place, start, rtol = block
-    apply, eps = _operator(*place), jnp.finfo(start.dtype).eps
+    (apply, project), eps = _operator(*place), jnp.finfo(start.dtype).eps
     noise = (start.shape[0] * start.shape[1]) ** 0.5 * eps
     none = jnp.zeros(start.shape[-1], start.dtype)
     table, index = jnp.zeros((ROWS, none.size), none.dtype), jnp.arange(ROWS)[:, None]
@@ -149,7 +158,8 @@ def _block(basis, block, max_matvecs):
         scale = jnp.maximum(t.scale, jnp.sqrt(alpha**2 + t.beta**2 + size**2))
         size = jnp.where(size > 100 * eps * scale, size, 0)  # Else the space is full.
         rows = t.basis.at[j].set(t.row), t.diagonal.at[j].set(alpha), t.off.at[j].set(size)
-        return _Tridiagonal(*rows, _unit(image, size), t.row, size, scale)
+        # Where little is left of the image, what rounding left along `a` is not little.
+        return _Tridiagonal(*rows, project(_unit(image, size)), t.row, size, scale)
 
     def more(first, carry):
         j, t, mixing, found = carry

@@ -20,17 +20,6 @@ def gaussian(count, widths=(5, 5, 5, 1), scale=0.4):
     return jax.vmap(start)(jr.split(jr.key(1), count))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def optimised():
-    """The kernel as users have it: compiled without optimisations, its rounding is another,
-    and at a network with a layer of zeros it then ends 1e-2 beside the largest eigenvalue.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def zoo(problem):
     """More networks than a block holds, and in front those that make eigenvalues hard."""
     random = gaussian(150)
