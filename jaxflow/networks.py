@@ -396,7 +396,7 @@ class Committee(eqx.Module):
 
     @property
     def inputs(self) -> int:
-        """The number $N$ of inputs: $K n$ for a tree, $n$ otherwise."""
+        """The number $N$ of inputs, which is $K n$ for a tree and $n$ otherwise."""
         return self.weights.size if self.tree else self.weights.shape[1]
 
     def fields(self, x: Float[Array, " in"]) -> Float[Array, " hidden"]:

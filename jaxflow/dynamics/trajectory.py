@@ -122,7 +122,7 @@ class Trajectory(eqx.Module):
     r"""A run: what was observed, where it ended, and how.
 
     Attributes:
-        time: Training time of each record. A step of size $\\eta$ takes time $\\eta$; an
+        time: Training time of each record. A step of size $\eta$ takes time $\eta$; an
             optimiser that keeps its step size to itself takes time 1 a step. The last
             record is the end; those that a run which stopped early never reached have
             infinite time.
@@ -132,7 +132,7 @@ class Trajectory(eqx.Module):
         steps: Steps taken.
         status: How the run ended, a `Status`.
         remaining: An estimate of how far the loss would still fall, at most the excess:
-            half of $g^\\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
+            half of $g^\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
             seen from the directions that $g$ moves in; all of the excess where $g$ points
             into flat or downward curved ones by more than rounding.
         edge: What a central flow knows of the oscillation; of others, nothing.
@@ -148,7 +148,7 @@ class Trajectory(eqx.Module):
 
     @property
     def ok(self) -> Bool[Array, "..."]:
-        """Whether the end is what was asked for: not diverged, failed or exhausted."""
+        """Whether the end is what was asked for, not diverged, failed or exhausted."""
         bad = (Status.DIVERGED, Status.FAILED, Status.EXHAUSTED)
         return ~jnp.isin(self.status, jnp.array(bad, jnp.int32))
 

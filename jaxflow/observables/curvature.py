@@ -70,7 +70,7 @@ class Spectrum(eqx.Module):
         vectors: Networks of unit norm, stacked along a first axis. With a preconditioner
             $P$ they are those of $P^{-1/2} H P^{-1/2}$, so that $P^{-1/2} v$ is the
             direction in which weights move.
-        residuals: Norms $\\|H v - \\lambda v\\|$: an eigenvalue is this close to each.
+        residuals: Norms $\|H v - \lambda v\|$: an eigenvalue is this close to each.
             The error is of the order of the square over the gap to the next eigenvalue.
         bounds: How far each value can be from its own eigenvalue: the residual, the
             tolerance, and what rounding of the weights, of the loss's own numbers and of

@@ -21,12 +21,12 @@ def stability_threshold(
     Adam (Cohen et al., 2022). For an optimiser with a preconditioner, which is frozen here,
     compare with `sharpness(..., preconditioner=preconditioner(state))`.
 
-    | Optax                                          | arguments                        |
-    |------------------------------------------------|----------------------------------|
-    | `sgd(eta, momentum, nesterov)`, `adagrad(eta)` | the same                         |
-    | `rmsprop(eta, momentum=, nesterov=)`           | the same                         |
-    | `adam(eta, b1)`, `adamw` without decay         | `momentum=b1, average=True`      |
-    | `nadam(eta, b1)`                               | the same, with `nesterov=True`   |
+    In the terms of Optax:
+
+    - `sgd(eta, momentum, nesterov)`, `rmsprop(eta, momentum=, nesterov=)` and
+      `adagrad(eta)` have the same arguments;
+    - `adam(eta, b1)`, and `adamw` without decay, have `momentum=b1, average=True`;
+    - `nadam(eta, b1)` has `nesterov=True` as well.
 
     Args:
         step_size: The learning rate $\eta$.
