@@ -115,6 +115,7 @@ def test_schedules_set_the_step_size_and_the_time(problem, network):
     np.testing.assert_allclose(run.time, [0, 0.2, 0.3], rtol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_descent_tends_to_the_flow_at_first_order(problem, network):
     limit = jf.gradient_flow(problem, network, jnp.array([0.0, 1.0]), rtol=1e-11).network
     counts = np.array([400, 800, 1600])

@@ -153,6 +153,7 @@ def test_linear_flows_are_exact_in_one_step(problem):
         np.testing.assert_allclose(end.weights[0][k, 0], wanted, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_derivatives_are_those_of_the_flow(problem, start, truth):
     """Reverse and forward, in loss and start, at the end and inside steps."""
     del truth

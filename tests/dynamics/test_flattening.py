@@ -38,9 +38,13 @@ def test_there_are_twenty_problems():
     assert len(PROBLEMS) == 20
 
 
-@pytest.mark.parametrize(
-    ("widths", "target", "covariance"), PROBLEMS.values(), ids=PROBLEMS
-)
+CASES = [
+    pytest.param(*problem, id=name, marks=[pytest.mark.exhaustive] * name.endswith("2"))
+    for name, problem in PROBLEMS.items()
+]
+
+
+@pytest.mark.parametrize(("widths", "target", "covariance"), CASES)
 def test_the_flattest_minimum_found_is_that_of_theory(widths, target, covariance):
     """From every start, to 1e-6 from above, and to rounding from below."""
     problem = jf.Regression(jnp.asarray(target), jnp.asarray(covariance), jnp.zeros(()))

@@ -157,6 +157,7 @@ def test_end_of_flow_has_the_derivative_of_the_loss_in_time(problem, network):
     np.testing.assert_allclose(jax.grad(final)(end), wanted, rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_final_sharpness_has_a_derivative_in_the_scale_of_the_start(problem, network):
     def final(scale):
         start = jax.tree.map(lambda w: scale * w, network)

@@ -185,6 +185,7 @@ def test_lower_bound_is_attained_for_white_data():
         np.testing.assert_allclose(least, lower, rtol=1e-10)
 
 
+@pytest.mark.exhaustive
 def test_any_norm_of_target_and_readout():
     """The bounds scale as the network does: w* -> c w* and p -> q p."""
     x, y, p = (

@@ -120,7 +120,10 @@ def flow(problem, depth, times):
     return jf.gradient_flow(problem, start, jnp.array(times), observe=observe, **options)
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(k, marks=[pytest.mark.exhaustive] * (k % 2 == 0)) for k in range(11)],
+)
 def test_residual_flows_agree_with_the_independent_implementation(
     flattest_reference, number
 ):
