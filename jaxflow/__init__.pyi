@@ -1,5 +1,7 @@
 """The public names, in the order that data flows through them."""
 
+__version__: str
+
 # What moves, where it starts
 from .networks import (
     DeepLinear as DeepLinear,

@@ -1,7 +1,6 @@
 """The command line: `jaxflow list`, `jaxflow run EXPERIMENT [OPTIONS]`."""
 
 import functools as ft
-import importlib.metadata
 import inspect
 import json
 import os
@@ -35,7 +34,7 @@ def _app():
     several = Parameter(consume_multiple=True, negative=())
     app = App(
         name="jaxflow",
-        version=importlib.metadata.version("jaxflow"),
+        version=_version,
         help="Training dynamics, simulated and predicted.",
         default_parameter=several,
     )
@@ -45,6 +44,12 @@ def _app():
         runs.command(_command(name), name=name)
     app.command(runs)
     return app
+
+
+def _version() -> str:
+    from . import __version__
+
+    return __version__
 
 
 def _list():
