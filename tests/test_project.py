@@ -1,0 +1,96 @@
+"""What the project says of itself: one version, true references, forms that are valid."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import jaxflow as jf
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+# Of the fields of an issue form, which others have been refused.
+ATTRIBUTES = {
+    "markdown": {"value"},
+    "input": {"label", "description", "placeholder", "value"},
+    "textarea": {"label", "description", "placeholder", "value", "render"},
+    "dropdown": {"label", "description", "options", "multiple", "default"},
+    "checkboxes": {"label", "description", "options"},
+}
+
+
+def test_the_citation_is_of_this_version():
+    assert CITATION["cff-version"] == "1.2.0"
+    assert CITATION["message"]
+    assert CITATION["type"] == "software"
+    assert CITATION["title"].startswith(PROJECT["name"])
+    assert CITATION["version"] == PROJECT["version"] == jf.__version__
+    assert CITATION["license"] == PROJECT["license"]
+    assert CITATION["authors"] == PROJECT["authors"]
+
+
+@pytest.mark.parametrize("reference", CITATION["references"], ids=lambda r: r["title"])
+def test_references_are_whole(reference):
+    """What the format requires, and what finds the paper."""
+    assert reference["type"] in {"article", "conference-paper"}
+    assert all({"family-names", "given-names"} == set(a) for a in reference["authors"])
+    assert isinstance(reference["year"], int)
+    assert ("journal" in reference) == (reference["type"] == "article")
+    assert ("conference" in reference) == (reference["type"] == "conference-paper")
+    assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", reference["url"])
+
+
+def test_every_paper_is_cited():
+    """A module of `theory` is named for the authors and the year of its paper."""
+    papers = {name for name in vars(jf.theory) if re.fullmatch(r"[a-z_]+_\d{4}", name)}
+    cited = {
+        "_".join([*(a["family-names"].lower() for a in r["authors"]), str(r["year"])]): r
+        for r in CITATION["references"]
+    }
+    assert len(papers) >= 4
+    assert papers <= cited.keys()
+    for name in papers:
+        # Its docstring has the same reference.
+        words = " ".join(vars(jf.theory)[name].__doc__.split())
+        number = cited[name]["url"].rpartition("/")[2]
+        assert f'"{cited[name]["title"]}"' in words
+        assert f"arXiv {number}" in words
+
+
+def test_the_changelog_tells_of_this_version():
+    versions = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = f"[{PROJECT['version']}] - "
+    assert versions[0] == "Unreleased"
+    assert any(v.startswith(released) for v in versions[1:]) or len(versions) == 1
+
+
+def test_pythons_are_those_of_the_workflow():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    [job] = workflow["jobs"].values()
+    tried = job["strategy"]["matrix"]["python"]
+    stem = "Programming Language :: Python :: 3."
+    said = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith(stem)]
+    assert tried == said
+    assert PROJECT["requires-python"] == f">={tried[0]}"
+    assert job["steps"][-1] == {"run": ".ci/run"}
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_issue_forms_are_valid(path):
+    form = yaml.safe_load(path.read_text())
+    if path.stem == "config":
+        assert form == {"blank_issues_enabled": True}
+        return
+    assert set(form) == {"name", "description", "labels", "body"}
+    for field in form["body"]:
+        assert set(field) <= {"type", "id", "attributes", "validations"}
+        assert set(field["attributes"]) <= ATTRIBUTES[field["type"]]
+        assert field["attributes"]["label"]
+        assert set(field.get("validations", {})) <= {"required"}
+    names = [field["id"] for field in form["body"]]
+    assert len(set(names)) == len(names)
+    assert any(field.get("validations") for field in form["body"])
