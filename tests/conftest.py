@@ -10,6 +10,7 @@ from pathlib import Path
 # Compiling is what takes the time. Also for notebooks and commands, which inherit it; with
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` it is as users have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # Of small matrices more are slower.
 # Batches of several decompositions at once have waited for ever: XLA (0.10) waits for its
 # pool of threads in the threads of the pool.
 os.environ["XLA_FLAGS"] = (
