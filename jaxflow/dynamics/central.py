@@ -182,6 +182,7 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
         status=jnp.where(okay, status, failure),
         remaining=remaining,
         edge=_edge(place, centre, average),
+        step=jnp.arange(0, steps + 1, every),
     )
 
 

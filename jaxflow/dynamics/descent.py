@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
@@ -191,9 +191,10 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
         time=join(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, loss, networks, states),
         network=last.network,
-        steps=jnp.max(jnp.where(lived, way.ends, 0)),
+        steps=way.last(lived),
         status=status,
         remaining=remaining,
+        step=way.counts(lived),
     )
 
 
@@ -217,6 +218,15 @@ class Way(NamedTuple):
         if isinstance(self.every, int):
             return np.arange(self.every, self.steps + 1, self.every)
         return np.array(self.every)
+
+    def last(self, lived: Bool[Array, " records"]) -> Int[Array, ""]:
+        """The steps taken, given which records were reached."""
+        return jnp.max(jnp.where(lived, self.ends, 0))
+
+    def counts(self, lived: Bool[Array, " records"]) -> Int[Array, " times"]:
+        """The steps taken at each record; -1 where there was none."""
+        counts, last = jnp.where(lived, self.ends, -1), self.last(lived)
+        return join(jnp.zeros_like(last), counts, last)
 
 
 def travel(way, step, network) -> Any:

@@ -138,9 +138,10 @@ def _search(step, network, way, observe):
         time=join(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, step.loss, networks),
         network=last.network,
-        steps=jnp.max(jnp.where(lived, way.ends, 0)),
+        steps=way.last(lived),
         status=status.astype(jnp.int32),
         remaining=step.loss.excess(last.network),
+        step=way.counts(lived),
     )
 
 

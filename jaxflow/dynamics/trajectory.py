@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from ..kernels import batched
 from ..losses import AbstractLoss
 from ..modules import Completed, of_modules, whole
+from . import printing
 from .batching import anywhere
 from .krylov import quadrature
 
@@ -136,6 +137,9 @@ class Trajectory(eqx.Module):
             seen from the directions that $g$ moves in; all of the excess where $g$ points
             into flat or downward curved ones by more than rounding.
         edge: What a central flow knows of the oscillation; of others, nothing.
+        step: Steps of the descent at each record, or of the one that a central flow is the
+            average of; -1 for records that were never reached. Of gradient flows, whose
+            steps are the integrator's, nothing.
     """
 
     time: Float[Array, " times"]
@@ -145,6 +149,14 @@ class Trajectory(eqx.Module):
     status: Int[Array, ""]
     remaining: Float[Array, ""]
     edge: Edge | None = None
+    step: Int[Array, " times"] | None = None
+
+    def __repr__(self) -> str:
+        lines = printing.lines(self, Status)
+        if lines is None:  # Traced, abstract, or something else in the shape of a run.
+            return super().__repr__()
+        head, *rows = lines
+        return "\n".join([f"Trajectory: {head}", *(f"  {row}" for row in rows)])
 
     @property
     def ok(self) -> Bool[Array, "..."]:

@@ -50,9 +50,15 @@ def hessian(
         whole, seen = product, _gauss_newton(loss, network)
         rest = lambda v: jax.tree.map(jnp.subtract, whole(v), seen(v))
         product = seen if part == "gauss_newton" else rest
-    return lx.FunctionLinearOperator(
-        product, jax.eval_shape(lambda: network), lx.symmetric_tag
-    )
+    like = jax.eval_shape(lambda: network)
+    return _Curvature(product, like, lx.symmetric_tag)  # pyright: ignore
+
+
+class _Curvature(lx.FunctionLinearOperator):
+    """The operator, which prints as its size and not as the program of its product."""
+
+    def __repr__(self) -> str:
+        return f"<symmetric operator on {self.in_size()} weights>"
 
 
 def _gauss_newton(loss, network):

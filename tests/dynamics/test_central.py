@@ -119,6 +119,7 @@ class TestExact:
         start = {"x": jnp.zeros(2), "m": jnp.diag(jnp.array([19.9, 19.0]))}
         run = jf.central_flow(loss, start, 1500, step_size=0.1, every=300, directions=1)
         assert run.edge.saturated
+        assert run.step.tolist() == [0, 300, 600, 900, 1200, 1500]
 
     @pytest.mark.parametrize("strength", [3.0, 30.0])
     def test_rmsprop(self, strength):

@@ -135,6 +135,7 @@ def test_records_at_chosen_steps_are_those_of_every_step(problem, network):
     np.testing.assert_allclose(chosen.observed["loss"], picked, rtol=1e-13)
     np.testing.assert_allclose(chosen.time, [0, 0.02, 0.1, 0.4], rtol=1e-13)
     assert chosen.steps == every.steps == 20
+    assert chosen.step.tolist() == [0, 1, 5, 20]
 
 
 class TestVerdicts:
@@ -195,6 +196,7 @@ def test_a_diverged_run_stops(problem, network):
     run = jf.gradient_descent(problem, network, 10_000, step_size=10.0, every=100)
     assert run.steps == 100
     assert jnp.isinf(run.time[2:-1]).all()
+    assert run.step.tolist() == [0, 100, *[-1] * 98, 100]
 
 
 def small(loss, network):
