@@ -104,5 +104,5 @@ from .observables import (
 # What papers predict: theory.<paper>.<quantity>(loss, ...)
 from . import theory as theory
 
-# Many runs, and where they are kept
-from .experiments import sweep as sweep, save as save, load as load
+# Many runs, where they are kept, and how they are seen
+from .experiments import sweep as sweep, save as save, load as load, plot as plot

@@ -1,4 +1,4 @@
-"""The command line: `jaxflow list`, `jaxflow run EXPERIMENT [OPTIONS]`."""
+"""The command line: `jaxflow list`, `run EXPERIMENT`, `show STORE` and `report STORE`."""
 
 import functools as ft
 import inspect
@@ -43,6 +43,8 @@ def _app():
     for name in catalogue.EXPERIMENTS:
         runs.command(_command(name), name=name)
     app.command(runs)
+    app.command(_show, name="show")
+    app.command(_report, name="report")
     return app
 
 
@@ -96,6 +98,52 @@ def _command(name: str):
     return command
 
 
+def _show(store: Path, /, *, out: Path | None = None, overwrite: bool = False):
+    """Draw the figures of a stored run, sweep or dataset, finished or not.
+
+    Those of the experiment, if `jaxflow run` made it; else a panel for each quantity.
+
+    Args:
+        store: A directory that `jaxflow run`, `jaxflow.sweep` or `jaxflow.save` made.
+        out: Directory for the figures. By default `STORE.figures`, beside the store.
+        overwrite: Replace figures there.
+    """
+    from .experiments.report import draw
+    from .experiments.stored import read
+
+    out = _beside(store, ".figures") if out is None else out
+    found = read(store)
+    names = draw(found, out, overwrite)
+    print(found.headline())
+    _print(found.axes())
+    _print(found.provenance())
+    print(f"{len(names)} figures are in {out}: {', '.join(names)}")
+
+
+def _report(store: Path, /, *, out: Path | None = None, overwrite: bool = False):
+    """Write one page of HTML on a stored run, sweep or dataset, finished or not.
+
+    It holds the figures of `jaxflow show`, the table and where the results come from, and
+    needs no other file.
+
+    Args:
+        store: A directory that `jaxflow run`, `jaxflow.sweep` or `jaxflow.save` made.
+        out: The file. By default `STORE.html`, beside the store.
+        overwrite: Replace a report there.
+    """
+    from .experiments.report import write
+    from .experiments.stored import read
+
+    out = _beside(store, ".html") if out is None else out
+    write(read(store), out, overwrite)
+    print(f"the report is {out}")
+
+
+def _beside(store: Path, suffix: str) -> Path:
+    named = store if store.name not in ("", "..") else store.resolve()
+    return named.with_name(named.name + suffix)
+
+
 # Arguments of experiments that are not options of commands.
 _HIDDEN = ("progress", "sweep")
 
@@ -143,7 +191,7 @@ def _run(
         if new and out.parent.exists() and not any(out.parent.iterdir()):
             out.parent.rmdir()
     print(experiment.headline(tree))
-    _show(table)
+    _print(table)
     say(f"results, {len(list(out.glob('*.png')))} figures and the table are in {out}")
 
 
@@ -276,14 +324,14 @@ def _write(directory, tree, table, figures):
     (directory / "run.json").write_text(json.dumps(tree.attrs, indent=2) + "\n")
 
 
-def _show(summary):
+def _print(summary):
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    # Zero shares make the table wider, and no wiser.
-    empty = [name for name in summary if (summary[name] == "0%").all()]
-    summary = summary.drop(columns=empty)
+    from .experiments.parts import brief
+
+    summary = brief(summary)
     table = Table(*summary.columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in summary.itertuples(index=False):
         table.add_row(*map(str, row))

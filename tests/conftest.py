@@ -32,6 +32,7 @@ import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxflow as jf  # noqa: E402
+from jaxflow.experiments.axes import AXES  # noqa: E402
 
 # Experiments import in threads, where CPython 3.11 sometimes
 # fails to parse ("AST constructor recursion depth mismatch"), as type checking makes it do.
@@ -45,6 +46,18 @@ def forget():
     """Compiled programs, of which a process can hold only so many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def check_axes():
+    """That all axes of an experiment's results have a name in the list."""
+
+    def check(tree):
+        names = {dim for branch in tree.children.values() for dim in branch.sizes}
+        assert names
+        assert not names - {*AXES}
+
+    return check
 
 
 @pytest.fixture(scope="session")

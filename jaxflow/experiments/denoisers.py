@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxflow as jf
 
-from .parts import choose
+from .parts import choose, layered
 
 if TYPE_CHECKING:
     import jax
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PARTS = {
     "depths": "ReLU networks, depth against step size (figure 4)",
     "linear": "linear networks of depth 3",
-    "optimisers": "ReLU networks of depth 4, by optimiser",
+    "optimizers": "ReLU networks of depth 4, by optimiser",
     "residual": "residual ReLU networks of depth 4, by start",
 }
 # Samples at which Jacobians are looked at.
@@ -56,7 +56,7 @@ def run(
     residual ones from weights of zero, or of variance 1 / inputs.
 
     Args:
-        only: Some of `depths`, `linear`, `optimisers` and `residual`. By default all.
+        only: Some of `depths`, `linear`, `optimizers` and `residual`. By default all.
         data: `digits` (images of 8 x 8 pixels from 0 to 1, shipped with scikit-learn), or
             the path of a file of numbers with samples in rows: `.npy`, `.npz` or `.csv`.
         noise: Standard deviation of the noise, in the units of the data.
@@ -74,7 +74,7 @@ def run(
 
     Returns:
         A tree with a dataset for each part, over `seed`, `record` and `step_size` or
-        `optimiser`, and `depth` or `start`. `loss` is a mean over samples and a sum over
+        `optimizer`, and `depth` or `start`. `loss` is a mean over samples and a sum over
         numbers; `sharpness` the largest eigenvalue of the Hessian, with its sign, from a
         residual of a thousandth of the largest modulus; `alignment` that of the top
         singular vectors of neighbouring layers, and `chance` that of random ones; `top`
@@ -109,7 +109,7 @@ def run(
     jobs = {
         "depths": _depths(plan, depths, step_sizes),
         "residual": _residual(plan),
-        "optimisers": _optimisers(plan),
+        "optimizers": _optimizers(plan),
         "linear": _linear(plan, step_sizes),
     }
     branches = _together({name: jobs[name] for name in jobs if name in names}, progress)
@@ -136,6 +136,7 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     """One row for each network, optimiser and step size: how flat, and how coupled."""
     import pandas as pd
 
+    from .statistics import verdicts
     from .sweeps import usable
 
     rows = []
@@ -157,15 +158,9 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
                 what: "-" if value.isnull() else format(float(value), form)
                 for what, (value, form) in numbers.items()
             }
-            verdict = _verdict(runs.status.isel(run=k))
+            verdict = verdicts(runs.status.isel(run=k))
             rows.append({"experiment": name, "run": label, **told, "verdict": verdict})
     return pd.DataFrame(rows)
-
-
-def _verdict(status: "xr.DataArray") -> str:
-    """How the seeds ended."""
-    counts = [(int((status == kind).sum()), kind.name.lower()) for kind in jf.Status]
-    return ", ".join(name if status.size == 1 else f"{n} {name}" for n, name in counts if n)
 
 
 def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
@@ -173,7 +168,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     # Not `pyplot`, which would keep the figures, and show them, by itself.
     from matplotlib.figure import Figure
 
-    from . import plot
+    from . import plot_flatness as plot
 
     attrs, drawn = tree.attrs, {}
     for name in tree.children:
@@ -217,7 +212,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
 
 def _in_training(runs: "xr.Dataset", depth: int) -> "Callable[[Axes], Any]":
     """Sharpness in training time, at one depth."""
-    from . import plot
+    from . import plot_flatness as plot
 
     def draw(ax):
         plot.sharpness_in_training(_listed(runs.sel(depth=depth)), ax)
@@ -228,8 +223,8 @@ def _in_training(runs: "xr.Dataset", depth: int) -> "Callable[[Axes], Any]":
 
 def _listed(runs: "xr.Dataset") -> "xr.Dataset":
     """All runs along one dimension, by what sets them apart."""
-    if "optimiser" in runs.dims:
-        return runs.rename(optimiser="run")
+    if "optimizer" in runs.dims:
+        return runs.rename(optimizer="run")
     words = {"depth": "depth {}", "start": "{} start", "step_size": "step size {:g}"}
     words = {dim: form for dim, form in words.items() if dim in runs.dims}
     runs = runs.stack(run=[*words], create_index=False)
@@ -275,7 +270,6 @@ class _Plan(NamedTuple):
     ) -> "xr.Dataset":
         """Descents from `start(key, ...)`, with names for what is numbered."""
         import jax
-        import numpy as np
         import optax
 
         problem = self.noisy if problem is None else problem
@@ -299,14 +293,8 @@ class _Plan(NamedTuple):
         # One at a time: these fill a core, and in a batch the slowest would be waited for.
         grid = {"seeds": self.seeds, "axes": axes, "chunk": 1}
         runs = self.sweep(name, descent, key=self.key, **grid)
-        named = {what: runs[what].rename({f"{what}_0": dim}) for what, dim in _DIMS.items()}
-        runs = runs.drop_vars(named).assign(named)
-        numbers = {dim: (dim, np.arange(1, 1 + runs.sizes[dim])) for dim in _DIMS.values()}
-        runs = runs.assign_coords(numbers | {"step": ("record", [0, *records])})
+        runs = layered(runs).assign_coords(step=("record", [0, *records]))
         return runs.assign(limit=2 / runs.step_size)
-
-
-_DIMS = {"alignment": "pair", "chance": "pair", "top": "layer", "coupling": "layer"}
 
 
 def _depths(plan: _Plan, depths, step_sizes) -> "list[Callable[[], xr.Dataset]]":
@@ -324,7 +312,7 @@ def _linear(plan: _Plan, step_sizes) -> "list[Callable[[], xr.Dataset]]":
     return [lambda: sweep().expand_dims(depth=[3])]
 
 
-def _optimisers(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
+def _optimizers(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
     import numpy as np
     import optax
     import xarray as xr
@@ -348,13 +336,13 @@ def _optimisers(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
         if optimizer is not optax.sgd:
             runs = runs.assign(limit=runs.limit * np.nan)
         labels = [f"{kind}, step size {step_size:g}" for step_size in step_sizes]
-        names = {"optimiser": ("step_size", np.array(labels, object))}
-        return runs.assign_coords(names).swap_dims(step_size="optimiser")
+        names = {"optimizer": ("step_size", np.array(labels, object))}
+        return runs.assign_coords(names).swap_dims(step_size="optimizer")
 
     def each():
         # Backwards: the first one's program is that of depth 4, compiled in the meantime.
         found = {kind: by(kind) for kind in reversed(kinds)}
-        return xr.concat([found[kind] for kind in kinds], "optimiser", data_vars="all")
+        return xr.concat([found[kind] for kind in kinds], "optimizer", data_vars="all")
 
     return [each]
 

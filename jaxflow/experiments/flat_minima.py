@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
+from .parts import layered
+
 if TYPE_CHECKING:
     import jax
     import pandas as pd
@@ -160,7 +162,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     # Not `pyplot`, which would keep the figures, and show them, by itself.
     from matplotlib.figure import Figure
 
-    from . import plot
+    from . import plot_flatness as plot
 
     drawn = {}
     for name, rows in (
@@ -218,6 +220,7 @@ class _Plan:
         )
         descent = self._descent(name, problem, draw, scales, observe)
         runs = xr.concat([flow, descent], "step_size", data_vars="all", join="exact")
+        runs = layered(runs)
         theory = jax.jit(_theory, static_argnums=1)(problem, self.depth)
         return runs.assign_attrs({name: float(value) for name, value in theory.items()})
 

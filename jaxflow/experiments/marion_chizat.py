@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, together
+from .parts import Plan, choose, layered, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     # Not `pyplot`, which would keep the figures, and show them, by itself.
     from matplotlib.figure import Figure
 
-    from . import plot
+    from . import plot_flatness as plot
 
     panels = {
         "gaussian": (
@@ -446,7 +446,7 @@ def _join(runs: "list[xr.Dataset]") -> "xr.Dataset":
 
     both = xr.concat(runs, "step_size", join="outer", data_vars="all")
     whole = {name: both[name].fillna(-1).astype("int32") for name in ("status", "steps")}
-    return both.assign(whole)
+    return layered(both.assign(whole))
 
 
 def _flow_options() -> dict[str, Any]:

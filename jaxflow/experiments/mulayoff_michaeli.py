@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, labelled, pairs, table, titles, together
+from .parts import Plan, choose, labelled, layered, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -222,7 +222,7 @@ def _residual(plan: _Plan) -> "xr.Dataset":
     problems = [jf.Regression(t, c, jnp.zeros(())) for t, c in pairs]
     least = [[_least(problem, depth) for problem in problems] for depth in depths]
     runs = runs.rename({"ends.lowest": "lowest", "ends.sharpness": "sharpness"})
-    runs = runs.assign_coords(case=list(cases)).rename(case="target")
+    runs = layered(runs).assign_coords(case=list(cases)).rename(case="target")
     return runs.assign(flattest=(("depth", "target"), least))
 
 
@@ -236,7 +236,7 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
     steps, problem = 20_000, _five(plan.key)
     critical = {depth: 2 / _least(problem, depth) for depth in depths}
 
-    def descent(key, depth, share):
+    def descent(key, depth, step_size_share):
         first, *others = jf.init.gaussian(
             (5,) * (depth + 1), scale=5**-0.5, key=key
         ).weights
@@ -248,7 +248,7 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
             "coupling": jf.path_coupling,
             "alignment": jf.alignment,
         }
-        step_size = share * jnp.asarray(critical[depth])
+        step_size = step_size_share * jnp.asarray(critical[depth])
         options = {"step_size": step_size, "every": steps, "observe": observe}
         runs = jf.gradient_descent(problem, start, steps, **options)
         # Over layers, so that depths have one shape.
@@ -260,7 +260,7 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
         runs.observed.update(worst, spread=spread)
         return runs
 
-    loop, axes = {"depth": depths}, {"share": shares}
+    loop, axes = {"depth": depths}, {"step_size_share": shares}
     runs = plan("cliff", descent, seeds=plan.count(20), loop=loop, axes=axes).isel(
         record=-1
     )
@@ -270,7 +270,9 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
         found = [bounds(problem, depth, max(1 / share, 1.0)) for share in shares]
         widest.append([float(b.upper / b.lower) for b in found])
     least = [2 / critical[depth] for depth in depths]
-    return runs.assign(flattest=("depth", least), spread_bound=(("depth", "share"), widest))
+    return runs.assign(
+        flattest=("depth", least), spread_bound=(("depth", "step_size_share"), widest)
+    )
 
 
 def _gains(plan: _Plan) -> "xr.Dataset":
@@ -492,8 +494,8 @@ def _cliff_rows(runs):
     from .sweeps import usable
 
     for depth in runs.depth.to_numpy():
-        for share in runs.share.to_numpy():
-            some = runs.sel(depth=depth, share=share)
+        for share in runs.step_size_share.to_numpy():
+            some = runs.sel(depth=depth, step_size_share=share)
             there = some.status.isin([jf.Status.CONVERGED])
             ends = usable(some).where(there)
             case = f"depth {depth}, {share:g} of the critical step size"

@@ -276,7 +276,7 @@ def _diagonal(plan: Plan) -> "xr.Dataset":
     runs = plan("diagonal", learn, seeds=1, axes={"scale": scales}).isel(seed=0)
     runs = labelled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
     theory = jax.jit(jax.vmap(limit))(jnp.asarray(fine))
-    runs = runs.assign(theory=(("fine_scale", "input"), np.asarray(theory)))
+    runs = runs.assign(theory=(("exact_scale", "input"), np.asarray(theory)))
     ends = [
         abs(runs[what]).sum("input").rename(f"{what}_l1") for what in ("flow", "theory")
     ]
@@ -287,7 +287,7 @@ def _diagonal(plan: Plan) -> "xr.Dataset":
     )
     return (
         runs.assign({end.name: end for end in ends})
-        .assign_coords(fine_scale=fine, input=np.arange(1, 1 + inputs))
+        .assign_coords(exact_scale=fine, input=np.arange(1, 1 + inputs))
         .assign_attrs(
             data=words,
             least_l1=float(least.fun),

@@ -89,6 +89,26 @@ def labelled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.D
     return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
+# Observables with a number for each layer, or for each pair of neighbouring layers.
+_LAYERED = {
+    "layer": ("coupling", "rank_one_gap", "top"),
+    "pair": ("alignment", "chance", "imbalance"),
+}
+
+
+def layered(runs: "xr.Dataset") -> "xr.Dataset":
+    """The same, with layers and pairs of layers by name and counted from 1."""
+    import numpy as np
+
+    for axis, names in _LAYERED.items():
+        there = [name for name in names if f"{name}_0" in runs.dims]
+        named = {name: runs[name].rename({f"{name}_0": axis}) for name in there}
+        if named:
+            runs = runs.drop_vars(there).assign(named)
+            runs = runs.assign_coords({axis: np.arange(1, 1 + runs.sizes[axis])})
+    return runs
+
+
 def table(
     tree: "xr.DataTree",
     rows: Mapping[str, Callable[["xr.Dataset"], Iterable[dict[str, Any]]]],
@@ -102,6 +122,12 @@ def table(
         for row in rows[name](tree[name].to_dataset())
     ]
     return pd.DataFrame(found).fillna("-")
+
+
+def brief(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """A table as it is shown: shares that are all zero make it wider, and no wiser."""
+    empty = [name for name in rows if set(rows[name]) == {"0%"}]
+    return rows.drop(columns=empty)
 
 
 def pairs(

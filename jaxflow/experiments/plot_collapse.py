@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .plot import _MARKERS, _colour
+from .axes import AXES
+from .palette import MARKERS, colour_of
 from .ziyin_li_meng import layers_of
 
 
@@ -13,7 +14,7 @@ def phases(runs: xr.Dataset, axes: Any):
     """The size of the solution against weight decay, and where transitions are."""
     order, diagram = axes
     for k, hidden in enumerate(runs.hidden.to_numpy()):
-        some, colour = runs.sel(hidden=hidden), _colour(k)
+        some, colour = runs.sel(hidden=hidden), colour_of(k)
         label = layers_of("plain", hidden)
         jump = f", $\\gamma_c$ = {float(some.critical[0]):.5g}" if hidden > 0 else ""
         jump += f", $\\gamma_s$ = {float(some.spinodal[0]):.5g}" if hidden > 1 else ""
@@ -39,12 +40,10 @@ def phases(runs: xr.Dataset, axes: Any):
         ({"ls": "", "marker": "v", "ms": 3, "mfc": "w"}, "descent, decay falling"),
     ):
         order.plot([], [], color="0.3", label=label, **style)
-    order.set(xscale="log", xlabel=r"weight decay $\gamma$", ylim=(-0.03, 1.5))
+    order.set(xscale="log", xlabel=AXES["decay"], ylim=(-0.03, 1.5))
     order.set(ylabel="size of the end-to-end map, $|v|$")
-    diagram.set(
-        xscale="log", yscale="log", xlabel=r"variance of the noise $\sigma^2$, width 4"
-    )
-    diagram.set(ylabel=r"weight decay $\gamma$")
+    diagram.set(xscale="log", yscale="log", xlabel=f"{AXES['noise']}, width 4")
+    diagram.set(ylabel=AXES["decay"])
     order.legend(fontsize=7, ncol=2, loc="upper center")
     diagram.legend(fontsize=7)
 
@@ -55,9 +54,9 @@ def slices(runs: xr.Dataset, axes: Any):
         for k, name in enumerate(runs.activation.to_numpy()):
             line = runs["loss"].sel(activation=name, weights=weights)
             style = "--" if name == "swish" else "-"  # Nearly the same as ReLU.
-            axis.plot(runs.b, line, color=_colour(k), label=name, ls=style)
+            axis.plot(runs.b, line, color=colour_of(k), label=name, ls=style)
         axis.axhline(float(runs.origin), color="0.3", ls="--", lw=1, label="at the origin")
-        axis.set(xlabel="$b$, the weight of each neuron to the output", ylabel="loss")
+        axis.set(xlabel=AXES["b"], ylabel="loss")
         axis.set_title(f"{weights} weights", fontsize=9)
         axis.legend(fontsize=7)
 
@@ -66,14 +65,14 @@ def training(runs: xr.Dataset, axes: Any):
     """How far above the exact minimum training ends, and the size of what it finds."""
     above, size = axes
     origin = runs.attrs["origin"]
-    size.plot(runs.exact_share, runs.global_size, color="0.3", label="global minimum")
+    size.plot(runs.exact_decay_share, runs.global_size, color="0.3", label="global minimum")
     local = {"color": "0.3", "ls": "--", "lw": 0.8, "label": "local minimum"}
-    size.plot(runs.exact_share, runs.local_size, **local)
-    for k, method in enumerate(runs.trainer.to_numpy()):
-        some = runs.sel(trainer=method)
+    size.plot(runs.exact_decay_share, runs.local_size, **local)
+    for k, method in enumerate(runs.algorithm.to_numpy()):
+        some = runs.sel(algorithm=method)
         gaps = np.maximum((some["loss"] - some.exact_loss) / origin, 1e-16)
-        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4}
-        shift = runs.share + 0.008 * (k - 1.5)
+        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+        shift = runs.decay_share + 0.008 * (k - 1.5)
         for values, axis in ((gaps, above), (some["size"], size)):
             middle = values.median("seed")
             low, high = values.min("seed"), values.max("seed")
@@ -81,7 +80,9 @@ def training(runs: xr.Dataset, axes: Any):
             style |= {"ls": "-" if axis is above else ""}
             axis.errorbar(shift, middle, spread, lw=1, capsize=2, label=method, **style)
     gap = (origin - runs.exact_loss) / origin
-    above.plot(runs.share, gap.where(gap > 0), color="0.3", ls=":", label="the origin")
+    above.plot(
+        runs.decay_share, gap.where(gap > 0), color="0.3", ls=":", label="the origin"
+    )
     above.set(
         yscale="log",
         ylim=(3e-17, 1e4),
@@ -92,27 +93,28 @@ def training(runs: xr.Dataset, axes: Any):
         axis.axvline(1, color="0.6", lw=1)
         ratio = runs.attrs["spinodal"] / runs.attrs["critical"]
         axis.axvline(ratio, color="0.6", ls=":", lw=1, label="spinodal")
-        axis.set(xlabel="weight decay over the critical one (medians and ranges)")
+        axis.set(xlabel=f"{AXES['decay_share']} (medians and ranges)")
         axis.legend(fontsize=7, ncol=2, loc="upper right")
 
 
 def trapping(runs: xr.Dataset, axes: Any):
     """The share of starts that end away from zero, for two sizes of the solution."""
-    for axis, scale in zip(axes, runs.scale.to_numpy(), strict=True):
-        some = runs.sel(scale=scale)
+    for axis, variance in zip(axes, runs.input_variance.to_numpy(), strict=True):
+        some = runs.sel(input_variance=variance)
         for k, gain in enumerate(runs.gain.to_numpy()):
             share = (some["size"].sel(gain=gain) > 1e-2).mean("seed")
-            style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4}
+            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
             style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
             axis.plot(runs.decay, share, label=f"gain {gain:.3g}", **style)
         for name, style in (("critical", "--"), ("spinodal", ":")):
             axis.axvline(
                 float(some[name]), color="0.3", ls=style, lw=1, label=f"{name} decay"
             )
-        axis.set(xscale="log", xlabel=r"weight decay $\gamma$", ylim=(-0.03, 1.03))
+        axis.set(xscale="log", xlabel=AXES["decay"], ylim=(-0.03, 1.03))
         axis.set(ylabel="share of random starts that end away from zero")
         axis.set_title(
-            f"inputs of variance {scale:g}: solution of size {1 / scale:g}", fontsize=9
+            f"inputs of variance {variance:g}: solution of size {1 / variance:g}",
+            fontsize=9,
         )
         axis.legend(fontsize=7)
 
@@ -121,20 +123,20 @@ def variance(runs: xr.Dataset, axes: Any):
     """The exact variance as lines, and that of drawn outputs with errors as points."""
     first, second = axes
     for k, (name, axis) in enumerate(
-        (("width", first), ("depth", first), ("noise", second))
+        (("width", first), ("hidden", first), ("noise", second))
     ):
-        line, colour = runs[f"by_{name}"], _colour(k + 1)
-        words = {"width": "width, depth 2", "depth": "depth, width 4", "noise": "noise"}[
-            name
-        ]
-        axis.plot(runs[name], line, color=colour, label=f"against {words}")
+        line, colour = runs[f"by_{name}"], colour_of(k + 1)
+        words = {"width": "width, 2 hidden layers", "hidden": "hidden layers, width 4"}
+        axis.plot(runs[name], line, color=colour, label=f"against {words.get(name, name)}")
         at, error = runs[f"{name}_drawn"], 4 * runs[f"{name}_error"]
         style = {"color": colour, "ls": "", "marker": "o", "ms": 4, "capsize": 2}
         axis.errorbar(
             at, runs[f"{name}_mean"], error, label="draws, 4 standard errors", **style
         )
-    first.set(xscale="log", xlabel="width of 2 hidden layers, or number of layers of 4")
-    second.set(xscale="log", xlabel=r"variance of the noise $\sigma^2$")
+    first.set(
+        xscale="log", xlabel="width of 2 hidden layers, or number of hidden layers of 4"
+    )
+    second.set(xscale="log", xlabel=AXES["noise"])
     for axis in axes:
         axis.set(ylabel="variance of the output at the exact minimum")
         axis.legend(fontsize=7)
@@ -150,14 +152,14 @@ def networks(runs: xr.Dataset, axes: Any):
                 np.stack([middle - error.min("seed"), error.max("seed") - middle])
             )
             low = float(runs.lowest.sel(kind=kind, maps=maps))
-            style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4, "capsize": 2}
+            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4, "capsize": 2}
             label = layers_of(kind, maps)
             axis.errorbar(runs.decay, middle, spread, label=label, lw=1, **style)
             if low < -1e-9:
                 # Weight decay adds twice its strength to every curvature at zero.
                 where = {"color": style["color"], "ls": ":", "lw": 1}
                 axis.axvline(-low / 2, label="above, the origin is a minimum", **where)
-        axis.set(xscale="log", xlabel=r"weight decay $\gamma$", ylim=(-0.03, 1.05))
+        axis.set(xscale="log", xlabel=AXES["decay"], ylim=(-0.03, 1.05))
         axis.set(ylabel="training error over that of the origin")
         axis.set_title(f"{kind} tanh networks", fontsize=9)
         axis.legend(fontsize=7)

@@ -6,17 +6,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from .axes import AXES
 from .edge_of_stability import SETTLED, errors, rises
-from .plot import _colour
-from .plot_minima import _plain
+from .palette import colour_of, plain
 
 _LINES = {
-    "descent": {"color": _colour(0), "lw": 2.2, "alpha": 0.6},
-    "central flow": {"color": _colour(1), "lw": 1.4},
-    "gradient flow": {"color": _colour(2), "lw": 1.4, "ls": "--"},
+    "descent": {"color": colour_of(0), "lw": 2.2, "alpha": 0.6},
+    "central flow": {"color": colour_of(1), "lw": 1.4},
+    "gradient flow": {"color": colour_of(2), "lw": 1.4, "ls": "--"},
 }
 _LABELS = {"descent": "descent, mean over 20 steps"}
-_AXES = {
+_QUANTITIES = {
     "loss": "loss",
     "sharpness": "sharpness at the centre",
     "oscillation": "mean square of the oscillation",
@@ -26,7 +26,7 @@ _AXES = {
 def edge(runs: xr.Dataset, axes: Any):
     """One start, with what was predicted of it; and the errors of the prediction of all."""
     wrong = errors(runs)
-    for name, axis in zip(_AXES, axes[:3], strict=True):
+    for name, axis in zip(_QUANTITIES, axes[:3], strict=True):
         _one(runs.isel(seed=_first(wrong)), name, axis)
     below = axes[3]
     since = wrong.since.to_numpy().ravel()
@@ -34,12 +34,12 @@ def edge(runs: xr.Dataset, axes: Any):
         values = wrong[name].transpose(*wrong.since.dims)
         for seed in wrong.seed.to_numpy():
             lines = wrong.since.sel(seed=seed), values.sel(seed=seed)
-            below.plot(*lines, color=_colour(k + 1), lw=0.5, alpha=0.5)
+            below.plot(*lines, color=colour_of(k + 1), lw=0.5, alpha=0.5)
         places, count = np.unique(since[since >= 0], return_counts=True)
         places = places[count == count.max()]  # Later, some starts have ended.
         flat = values.to_numpy().ravel()
         middle = [np.median(flat[since == place]) for place in places]
-        below.plot(places, middle, color=_colour(k + 1), lw=2, label=name)
+        below.plot(places, middle, color=colour_of(k + 1), lw=2, label=name)
     below.axvline(SETTLED, color="0.3", ls=":", lw=1, label="counted from here on")
     below.set(yscale="log", ylim=(1e-4, 1.1), xlim=(-20, None))
     below.set(xlabel="steps since the central flow came to the edge")
@@ -72,7 +72,7 @@ def digits(runs: xr.Dataset, axes: Any):
     for column, network in zip(grid.T, runs.network.to_numpy(), strict=True):
         some = runs.sel(network=network)
         one = some.isel(seed=_first(errors(some)))
-        for name, axis in zip(_AXES, column, strict=True):
+        for name, axis in zip(_QUANTITIES, column, strict=True):
             _one(one, name, axis)
         column[0].set_title(network, fontsize=9)
 
@@ -83,7 +83,7 @@ def limits(runs: xr.Dataset, axes: Any):
     changes = rises(runs)
     steps = np.maximum(runs.step.to_numpy(), 3)  # The start, on a logarithmic axis.
     for k in range(runs.sizes["seed"]):
-        style = {"color": _colour(k + 1), "marker": ".", "lw": 1.2}
+        style = {"color": colour_of(k + 1), "marker": ".", "lw": 1.2}
         level.plot(steps, runs.limit.isel(seed=k), label=f"start {k + 1}", **style)
         change.plot(steps[1:], 100 * changes.isel(seed=k), **style)
     level.axhline(
@@ -94,11 +94,11 @@ def limits(runs: xr.Dataset, axes: Any):
     change.set_title(largest, fontsize=9)
     change.set_yscale("symlog", linthresh=0.1)
     change.set(ylabel="change since the last record, in %")
-    _plain(change, x=False)
+    plain(change, x=False)
     level.set(ylabel="sharpness of the gradient flow's limit")
     level.legend(fontsize=7)
     for axis in axes:
-        axis.set(xscale="log", xlabel="steps of descent")
+        axis.set(xscale="log", xlabel=f"{AXES['step']} of descent")
         shown = (steps != 18) & ((steps > 3) | (axis is level))
         axis.set_xticks(steps[shown], runs.step.to_numpy()[shown])
         axis.set_xticks([], minor=True)
@@ -111,7 +111,7 @@ def optimizers(runs: xr.Dataset, axes: Any):
         one = runs.sel(optimizer=optimizer).isel(seed=0)
         ours = " (our extension)" if optimizer in ("momentum", "Adam") else ""
         label = {"label": f"{optimizer}{ours}"}
-        colour = {"color": _colour(k + 1)}
+        colour = {"color": colour_of(k + 1)}
         top = one.eigenvalues.isel(rank=0) / one.threshold
         critical.plot(one.step, top, lw=1.4, **colour, **label)
         panels = {"loss": loss, "sharpness": sharpness, "oscillation": oscillation}
@@ -128,10 +128,10 @@ def optimizers(runs: xr.Dataset, axes: Any):
     loss.plot([], [], color="0.3", lw=2.2, alpha=0.5, label=_LABELS["descent"])
     loss.plot([], [], color="0.3", lw=1.2, ls="--", label="central flow's prediction")
     loss.legend(fontsize=7)
-    for name, axis in zip(_AXES, (loss, sharpness, oscillation), strict=True):
-        axis.set(yscale="log", ylabel=_AXES[name])
+    for name, axis in zip(_QUANTITIES, (loss, sharpness, oscillation), strict=True):
+        axis.set(yscale="log", ylabel=_QUANTITIES[name])
     for axis in axes:
-        axis.set(xlabel="step")
+        axis.set(xlabel=AXES["step"])
 
 
 def _one(run: xr.Dataset, name: str, axis: Axes):
@@ -147,7 +147,7 @@ def _one(run: xr.Dataset, name: str, axis: Axes):
     axis.set_xlim(0, run.step[-1])
     if name == "sharpness":
         corrected = "central flow, next order (`corrected`)"
-        axis.plot(run.step, run.corrected, color=_colour(1), ls=":", label=corrected)
+        axis.plot(run.step, run.corrected, color=colour_of(1), ls=":", label=corrected)
         axis.axhline(
             run.threshold, color="0.3", ls="--", lw=0.8, zorder=0, label="2 / step size"
         )
@@ -155,8 +155,8 @@ def _one(run: xr.Dataset, name: str, axis: Axes):
         axis.set(yscale="log")
     low, high = axis.get_ylim()
     if name == "loss" and high < 10 * low:
-        _plain(axis, x=False)
-    axis.set(xlabel="step", ylabel=_AXES[name])
+        plain(axis, x=False)
+    axis.set(xlabel=AXES["step"], ylabel=_QUANTITIES[name])
     axis.legend(fontsize=7)
 
 

@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..dynamics import Status
-from .plot import _MARKERS, _colour
+from .axes import AXES
+from .palette import MARKERS, colour_of, plain
 
 _KINDS = {
     "flattest, explicit": ("#0072B2", "o"),
@@ -32,19 +33,19 @@ def chain(runs: xr.Dataset, axes: Any):
     for k, step_size in enumerate(runs.step_size.to_numpy()):
         run = runs.sel(step_size=step_size)
         label = f"step size {step_size:g}: {Status(int(run.status)).name.lower()}"
-        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 3, "label": label}
+        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 3, "label": label}
         plane.plot(*run.layers.to_numpy().T, lw=0.8, **style)
         end = run.isel(record=-1)
         curve.plot(
             abs(float(end.layers[0])), float(end.sharpness), ls="", **style | {"ms": 7}
         )
-        curve.axhline(2 / step_size, color=_colour(k + 1), ls=":", lw=1)
+        curve.axhline(2 / step_size, color=colour_of(k + 1), ls=":", lw=1)
     curve.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
     plane.plot(*runs.layers.isel(record=0, step_size=0), "k*", ms=9, label="start")
     plane.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), xlabel="$w_1$", ylabel="$w_2$")
     curve.set(xlim=(0.25, 4), xscale="log", yscale="log", ylim=(3, 30))
     curve.set(xlabel="$|w_1|$ at the end", ylabel="sharpness")
-    _plain(curve)
+    plain(curve)
     curve.set_xticks([0.3, 0.5, 1, 2, 3], minor=False)
     curve.set_xticks([], minor=True)
     for axis in axes:
@@ -60,7 +61,7 @@ def residual(runs: xr.Dataset, axes: Any):
     deepest = runs.isel(depth=-1)
     for k, target in enumerate(runs.target.to_numpy()):
         run = deepest.sel(target=target)
-        style = {"color": _colour(k), "ls": _ENDS[_end(run)][0]}
+        style = {"color": colour_of(k), "ls": _ENDS[_end(run)][0]}
         time.plot(run.time[1:], np.maximum(run.excess[1:], 1e-25), label=target, **style)
     for kind, (line, _) in _ENDS.items():
         time.plot([], [], color="0.5", ls=line, label=f"ends: {kind}")
@@ -71,9 +72,9 @@ def residual(runs: xr.Dataset, axes: Any):
             run = last.sel(depth=depth, target=target)
             marker = _ENDS[_end(run)][1]
             ends.plot(
-                run.sharpness / run.flattest, place, marker, ms=8, color=_colour(k + 1)
+                run.sharpness / run.flattest, place, marker, ms=8, color=colour_of(k + 1)
             )
-        ends.plot([], [], "s", color=_colour(k + 1), label=f"depth {depth}")
+        ends.plot([], [], "s", color=colour_of(k + 1), label=f"depth {depth}")
     for kind, (_, marker) in _ENDS.items():
         ends.plot([], [], marker, color="0.5", ms=8, label=kind)
     ends.axvline(1, color="0.3", ls="--", lw=1, label="flattest minima")
@@ -81,7 +82,7 @@ def residual(runs: xr.Dataset, axes: Any):
     ends.invert_yaxis()
     ends.set(xlabel=f"{_RATIO} of a minimum")
     time.set(
-        xscale="log", yscale="log", xlabel=f"training time, depth {int(deepest.depth)}"
+        xscale="log", yscale="log", xlabel=f"{AXES['time']}, depth {int(deepest.depth)}"
     )
     time.set(ylabel="loss above the floor")
     for axis in axes:
@@ -96,7 +97,7 @@ def _end(run: xr.Dataset) -> str:
 def cliff(runs: xr.Dataset, axes: Any):
     """Sharpness and structure at the end against the step size, with their limits."""
     flatness, structure = axes
-    share = runs.share.to_numpy()
+    share = runs.step_size_share.to_numpy()
     there = runs.where(runs.status == Status.CONVERGED)
     fine = np.linspace(share[0], 1, 200)
     flatness.fill_between(
@@ -105,7 +106,7 @@ def cliff(runs: xr.Dataset, axes: Any):
     for k, depth in enumerate(runs.depth.to_numpy()):
         some = there.sel(depth=depth)
         ratio = some.sharpness / some.flattest
-        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 4}
+        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
         _spread(flatness, share, ratio, label=f"depth {depth}", **style)
         label = f"path coupling, depth {depth}"
         _spread(structure, share, some.coupling, label=label, **style)
@@ -114,12 +115,13 @@ def cliff(runs: xr.Dataset, axes: Any):
         structure.plot(share, middle, label=label, ls=":", mfc="w", lw=1.2, **style)
     for axis in axes:
         axis.axvline(1, color="0.3", ls="--", lw=1, label="critical: 2 / least sharpness")
-        axis.set(xlabel="step size over the critical one", xlim=(0, share[-1] + 0.05))
+        axis.set(xlabel=AXES["step_size_share"], xlim=(0, share[-1] + 0.05))
     flatness.legend(fontsize=7, title="medians and quartiles", title_fontsize=7)
     structure.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     flatness.set(ylabel=f"{_RATIO}, at the end", ylim=(0.9, None), yscale="log")
-    _plain(flatness, x=False)
-    if not np.isfinite(there.sharpness.sel(share=share[-1])).any() and share[-1] > 1:
+    plain(flatness, x=False)
+    last = there.sharpness.isel(step_size_share=-1)
+    if not np.isfinite(last).any() and share[-1] > 1:
         flatness.text(share[-1], 1.1, "none\nsettles", ha="center", fontsize=8)
     structure.set(ylabel="agreement of layers, least over layers", ylim=(0, 1.05))
 
@@ -150,7 +152,7 @@ def gains(runs: xr.Dataset, axes: Any):
     largest.set(ylabel=r"largest gain up to layer $l$, $\|W_l \cdots W_1\|_2$")
     for axis in axes:
         axis.set(yscale="log", xlabel="layer $l$")
-        _plain(axis, x=False)
+        plain(axis, x=False)
         axis.set_xticks(layers)
         axis.legend(fontsize=7)
 
@@ -162,7 +164,7 @@ def denoiser(runs: xr.Dataset, axes: Any):
         for inputs, style in zip(runs.inputs.to_numpy(), ("-", ":"), strict=True):
             run = runs.sel(depth=depth, inputs=inputs)
             steps = np.maximum((run.time / run.time[-1] * int(run.steps)).to_numpy(), 0.5)
-            line = {"color": _colour(k + 1), "ls": style, "marker": _MARKERS[k], "ms": 3}
+            line = {"color": colour_of(k + 1), "ls": style, "marker": MARKERS[k], "ms": 3}
             label = f"depth {depth}, {inputs}"
             sharp.plot(steps, run.sharpness / run.flattest, label=label, **line)
             loss.plot(steps, run.excess, label=label, **line)
@@ -170,7 +172,7 @@ def denoiser(runs: xr.Dataset, axes: Any):
     sharp.set(ylabel=_RATIO)
     loss.set(yscale="log", ylabel="loss above the floor")
     for axis in axes:
-        axis.set(xscale="log", xlabel="steps (the start at one half)")
+        axis.set(xscale="log", xlabel=f"{AXES['step']} (the start at one half)")
         axis.legend(fontsize=7)
 
 
@@ -198,21 +200,14 @@ def noise(runs: xr.Dataset, axes: Any):
     weights.axvline(least, ls=":", label="least trace / (2 weights)", **limit)
     weights.legend(fontsize=7)
     weights.set(xscale="log", yscale="log")
-    _plain(weights)
+    plain(weights)
     weights.set(xlabel=r"mean rise of the loss / $\|$weight noise$\|^2$")
     weights.set(ylabel=r"worst rise of the loss / $\|$weight noise$\|^2$")
     features.set(yscale="log", xlabel="layer behind which the noise enters")
-    _plain(features, x=False)
+    plain(features, x=False)
     features.set_xticks(layers)
     features.set(ylabel="squared error at the output,\nper unit variance of noise")
     features.legend(fontsize=7, title="medians over draws", title_fontsize=7)
-
-
-def _plain(axis: Axes, x: bool = True):
-    """Numbers rather than powers of ten on logarithmic axes of less than two decades."""
-    for one in (axis.xaxis, axis.yaxis) if x else (axis.yaxis,):
-        one.set_minor_formatter("{x:g}")
-        one.set_major_formatter("{x:g}")
 
 
 def _spread(axis: Axes, x, values, *, label, **style):

@@ -2,19 +2,11 @@
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 
-from .plot import _MARKERS, _colour
-
-# One colour for each of many modes, dark to light, without the pale end.
-_MODES = mpl.colormaps["viridis"]
-_STYLES = ("-", "--", ":")
-
-
-def _mode_colour(k: int, count: int):
-    return _MODES(0.9 * k / max(count - 1, 1))
+from .axes import AXES
+from .palette import MARKERS, STYLES, colour_of, shade
 
 
 def _dots(axis, x, y, colour, every: int, **style):
@@ -34,7 +26,7 @@ def autoencoder(runs: xr.Dataset, axes: Any):
     for axis, layers in zip(axes, runs.layers.to_numpy(), strict=True):
         some = runs.sel(layers=layers)
         for k in range(count):
-            colour, mode = _mode_colour(k, count), some.isel(mode=k)
+            colour, mode = shade(k, count), some.isel(mode=k)
             first_and_last = k in (0, count - 1)
             label = f"component {k + 1}, variance {float(mode.variance):.2g}"
             axis.plot(
@@ -46,7 +38,7 @@ def autoencoder(runs: xr.Dataset, axes: Any):
             )
             _dots(axis, some.time, mode.flow, colour, every)
         _key(axis)
-        axis.set(title=f"{layers} layers", xlabel="training time", ylim=(-0.03, 1.03))
+        axis.set(title=f"{layers} layers", xlabel=AXES["time"], ylim=(-0.03, 1.03))
         axis.set_ylabel("share of a component in the reconstruction")
         axis.legend(fontsize=7, loc="lower right")
 
@@ -59,18 +51,18 @@ def two_layers(runs: xr.Dataset, axes: Any):
         for j, imbalance in enumerate(some.imbalance.to_numpy()):
             for k in range(some.sizes["mode"]):
                 mode = some.sel(imbalance=imbalance).isel(mode=k)
-                colour = _colour(k + 1)
-                axis.plot(mode.time, mode.theory, color=colour, lw=1, ls=_STYLES[j])
+                colour = colour_of(k + 1)
+                axis.plot(mode.time, mode.theory, color=colour, lw=1, ls=STYLES[j])
                 _dots(axis, mode.time, mode.flow, colour, every)
             label = rf"theory, imbalance $\lambda = {imbalance:g}$"
-            axis.plot([], [], color="0.3", lw=1, ls=_STYLES[j], label=label)
+            axis.plot([], [], color="0.3", lw=1, ls=STYLES[j], label=label)
         for k in range(some.sizes["mode"]):
             level = float(some.target.isel(mode=k, imbalance=0))
-            axis.plot([], [], color=_colour(k + 1), label=f"mode {k + 1} ({level:.3g})")
+            axis.plot([], [], color=colour_of(k + 1), label=f"mode {k + 1} ({level:.3g})")
         axis.plot([], [], ".", color="0.3", ms=4, label="flow")
         hidden = some.sizes["mode"]
         width = "one hidden neuron" if hidden == 1 else f"{hidden} hidden neurons"
-        axis.set(title=f"{data}: {width}", xlabel="training time", ylim=(0, None))
+        axis.set(title=f"{data}: {width}", xlabel=AXES["time"], ylim=(0, None))
         axis.set_ylabel("singular values of the end-to-end map")
         axis.legend(fontsize=7, loc="lower right")
 
@@ -78,25 +70,25 @@ def two_layers(runs: xr.Dataset, axes: Any):
 def diagonal(runs: xr.Dataset, axes: Any):
     """The l1 norm of the limit against the scale of the start, and its entries."""
     norm, entries = axes
-    norm.plot(runs.fine_scale, runs.theory_l1, color=_colour(1), lw=1, label="theory")
-    norm.plot(runs.scale, runs.flow_l1, "o", color=_colour(1), ms=4, label="flow, at end")
+    norm.plot(runs.exact_scale, runs.theory_l1, color=colour_of(1), lw=1, label="theory")
+    norm.plot(runs.scale, runs.flow_l1, "o", color=colour_of(1), ms=4, label="flow, at end")
     ends = {"least_l1": (":", "least l1 norm"), "least_l2_l1": ("--", "least l2 norm")}
     for name, (line, label) in ends.items():
         norm.axhline(runs.attrs[name], color="0.3", ls=line, lw=1, label=label)
-    top = abs(runs.theory).max("fine_scale")
+    top = abs(runs.theory).max("exact_scale")
     largest = top.argsort()[::-1][:12].to_numpy()
     for k in range(runs.sizes["input"]):
         # The largest in colour; all others in one.
         place = np.flatnonzero(largest == k)
-        colour = _mode_colour(int(place[0]), 12) if place.size else "0.8"
+        colour = shade(int(place[0]), 12) if place.size else "0.8"
         style = {"color": colour, "zorder": 2 if place.size else 1}
-        entries.plot(runs.fine_scale, runs.theory.isel(input=k), lw=1, **style)
+        entries.plot(runs.exact_scale, runs.theory.isel(input=k), lw=1, **style)
         if place.size:
             entries.plot(runs.scale, runs.flow.isel(input=k), ".", ms=5, **style)
     entries.plot([], [], color="0.8", lw=1, label="the others, theory alone")
     _key(entries)
     for axis in axes:
-        axis.set(xscale="log", xlabel=r"scale $\alpha$ of the start")
+        axis.set(xscale="log", xlabel=AXES["scale"])
         axis.legend(fontsize=7)
     norm.set_ylabel("l1 norm of the limit")
     entries.set_ylabel("entries of the limit, the 12 largest in colour")
@@ -107,7 +99,7 @@ def chains(runs: xr.Dataset, axes: Any):
     loss, size = axes
     every = max(1, runs.sizes["time"] // 60)
     for k, depth in enumerate(runs.depth.to_numpy()):
-        colour = _colour(k + 1)
+        colour = colour_of(k + 1)
         raw, white = (runs.sel(depth=depth, white=white) for white in (False, True))
         label = f"depth {depth}"
         loss.plot(raw.time[1:], raw.theory[1:], color=colour, lw=1, label=label)
@@ -116,7 +108,7 @@ def chains(runs: xr.Dataset, axes: Any):
         _dots(size, white.time[1:], white["size"][1:], colour, every)
     for axis in axes:
         _key(axis)
-        axis.set(xscale="log", xlabel="training time", xlim=(runs.time[1], runs.time[-1]))
+        axis.set(xscale="log", xlabel=AXES["time"], xlim=(runs.time[1], runs.time[-1]))
         axis.legend(fontsize=7)
     loss.set(yscale="log", ylabel="loss above the floor", title="inputs as they are")
     size.set(ylabel="size of the end-to-end map over that of the target")
@@ -129,12 +121,12 @@ def nonlinear(runs: xr.Dataset, axes: Any):
     time = runs.step * runs.attrs["step_size"]
     for k, name in enumerate(runs.network.to_numpy()):
         some = runs.sel(network=name)
-        style = {"color": _colour(k + 1), "marker": _MARKERS[k], "ms": 3, "lw": 1.2}
+        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 3, "lw": 1.2}
         for axis, what in ((loss, "loss"), (sharpness, "sharpness"), (kernel, "kernel")):
             axis.plot(time[1:], some[what][1:], label=name, **style)
         layers.plot(time[1:], some.alignment.mean("pair")[1:], label=name, **style)
         chance = float(some.chance.isel(record=0).mean())
-        layers.axhline(chance, color=_colour(k + 1), ls=":", lw=1)
+        layers.axhline(chance, color=colour_of(k + 1), ls=":", lw=1)
     limit = 2 / runs.attrs["step_size"]
     sharpness.axhline(limit, color="0.3", ls="--", lw=1, label="2 / step size")
     layers.plot([], [], color="0.3", ls=":", lw=1, label="random layers, in their colour")
@@ -143,7 +135,7 @@ def nonlinear(runs: xr.Dataset, axes: Any):
     kernel.set(ylabel="alignment of the tangent kernel with the targets", ylim=(0, None))
     layers.set(ylabel="alignment of layers' Jacobians, mean", ylim=(0, None))
     for axis in axes:
-        axis.set(xscale="log", xlabel="training time: steps x step size")
+        axis.set(xscale="log", xlabel=f"{AXES['time']}: steps x step size")
         axis.legend(fontsize=7)
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .plot import _MARKERS, _colour
-
-DISTANCE = "distance $d = (1 - S)/2$"
+from .axes import AXES
+from .palette import MARKERS, colour_of
 
 
 def binary(runs: xr.Dataset, axes: Any):
@@ -16,8 +15,8 @@ def binary(runs: xr.Dataset, axes: Any):
     for k, strength in enumerate(runs.strength.to_numpy()):
         error = runs.error.sel(strength=strength)
         label = f"$\\gamma$ = {strength:g}"
-        errors.plot(runs.alpha, error.where(error > 0), color=_colour(k + 1), label=label)
-    errors.set(yscale="log", xlabel=r"load $\alpha$, patterns for each weight")
+        errors.plot(runs.alpha, error.where(error > 0), color=colour_of(k + 1), label=label)
+    errors.set(yscale="log", xlabel=AXES["alpha"])
     # They fall faster than exponentially, to where floats end.
     errors.set(ylim=(1e-8, 0.5))
     errors.set(ylabel="training error of the minimiser of cross-entropy")
@@ -26,9 +25,11 @@ def binary(runs: xr.Dataset, axes: Any):
             line = runs.entropy.sel(reference=reference, at=at)
             words = "typical" if reference == "typical" else f"$\\gamma$ = {reference}"
             label = f"{words}, $\\alpha$ = {at:g}"
-            around.plot(runs.distance, line, color=_colour(k), ls=style, label=label)
+            around.plot(runs.distance, line, color=colour_of(k), ls=style, label=label)
     around.plot(runs.distance, runs.bound, color="0.3", ls=":", label="all weights")
-    around.set(xscale="log", xlabel=DISTANCE, ylabel="entropy of solutions at a distance")
+    around.set(
+        xscale="log", xlabel=AXES["distance"], ylabel="entropy of solutions at a distance"
+    )
     for axis in axes:
         axis.legend(fontsize=7)
 
@@ -40,8 +41,8 @@ def replicas(runs: xr.Dataset, axes: Any):
         for k, curve in enumerate(runs.curve.to_numpy()):
             style = {"typical": ":", "widest": "--"}.get(curve, "-")
             line = runs.entropy.sel(units=units, curve=curve)
-            axis.plot(runs.distance, line, color=_colour(k), ls=style, label=curve)
-        axis.set(xscale="log", xlabel=DISTANCE, ylim=(1.05 * lowest, 0.02))
+            axis.plot(runs.distance, line, color=colour_of(k), ls=style, label=curve)
+        axis.set(xscale="log", xlabel=AXES["distance"], ylim=(1.05 * lowest, 0.02))
         axis.set(ylabel="entropy above that of all weights", title=f"{units}, many units")
         axis.legend(fontsize=7)
 
@@ -55,19 +56,21 @@ def references(runs: xr.Dataset, axes: Any):
         k = strengths.index(reference) + 1 if reference in strengths else 0
         words = f"$\\gamma$ = {reference}" if k else reference
         style = {"typical": ":", "widest": "--"}.get(reference, "-")
-        volumes.plot(runs.distance, line, color=_colour(k), ls=style, label=words)
+        volumes.plot(runs.distance, line, color=colour_of(k), ls=style, label=words)
     for k, strength in enumerate(runs.strength.to_numpy(), start=1):
         some = runs.sel(strength=strength)
         label = f"$\\gamma$ = {strength:g}"
-        energies.plot(runs.radius, some.exact_energy, color=_colour(k), label=label)
+        energies.plot(runs.radius, some.exact_energy, color=colour_of(k), label=label)
         for x, values, axis in (
             (runs.seen, some.entropy, volumes),
             (runs.radius, some.energy, energies),
         ):
             error = values.std("seed") / max(values.sizes["seed"] - 1, 1) ** 0.5
-            style = {"color": _colour(k), "ls": "", "marker": _MARKERS[k], "ms": 4}
+            style = {"color": colour_of(k), "ls": "", "marker": MARKERS[k], "ms": 4}
             axis.errorbar(x, values.mean("seed"), error, capsize=2, **style)
-    volumes.set(xscale="log", xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    volumes.set(
+        xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
+    )
     _by_radius(runs.radius, energies)
     energies.set(yscale="log", ylim=(1e-6, 0.5))
     energies.set(ylabel="errors with noise on the weights")
@@ -85,7 +88,7 @@ def _costs(runs, axis):
     for k, strength in enumerate(runs.strength.to_numpy(), start=1):
         cost = np.logaddexp(0, -2 * strength * outputs) / (2 * strength)
         label = f"$\\gamma$ = {strength:g}"
-        axis.plot(outputs, cost, color=_colour(k), label=label)
+        axis.plot(outputs, cost, color=colour_of(k), label=label)
     hinge, label = np.maximum(0, -outputs), r"$\gamma \to \infty$"
     axis.plot(outputs, hinge, color="0.3", ls=":", label=label)
     axis.set(xlabel="output $x$ times label", ylabel=r"cross-entropy $f_\gamma(x)$")
@@ -96,7 +99,7 @@ def _training_errors(runs, axis):
     lowest, seen = 1e-5, runs.training_errors
     mean, count = seen.mean("seed"), seen.sizes["seed"]
     error = seen.std("seed") / max(count - 1, 1) ** 0.5
-    some, style = mean > 0, {"color": _colour(1), "ls": "", "marker": "o", "ms": 4}
+    some, style = mean > 0, {"color": colour_of(1), "ls": "", "marker": "o", "ms": 4}
     axis.plot(runs.robustness, runs.exact_errors, color="0.3", label="theory")
     axis.errorbar(
         runs.robustness[some], mean[some], error[some], capsize=2, label="descents", **style
@@ -109,7 +112,7 @@ def _training_errors(runs, axis):
     ticks = (0.5, 1, 2)
     axis.set_xticks(ticks, [f"{s:g}" for s in ticks])
     axis.minorticks_off()
-    axis.set(xlabel=r"robustness $\gamma$", ylabel="training error of the minimiser")
+    axis.set(xlabel=AXES["robustness"], ylabel="training error of the minimiser")
 
 
 def algorithms(runs: xr.Dataset, axes: Any):
@@ -118,9 +121,9 @@ def algorithms(runs: xr.Dataset, axes: Any):
     solved = runs.where(runs.solved == 1)
     for k, name in enumerate(runs.algorithm.to_numpy()):
         some = solved.sel(algorithm=name)
-        shape = _MARKERS[(k + k // len(_MARKERS)) % len(_MARKERS)]
-        style = {"color": _colour(k), "marker": shape, "ms": 4}
-        if k >= len(_MARKERS):
+        shape = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
+        style = {"color": colour_of(k), "marker": shape, "ms": 4}
+        if k >= len(MARKERS):
             style |= {"mfc": "white"}
         count = int(runs.solved.sel(algorithm=name).sum())
         label = f"{name} ({count} of {runs.sizes['seed']})"
@@ -154,15 +157,17 @@ def entropy(runs: xr.Dataset, axes: Any):
         some, values = known.sel(algorithm=name), solved.eigenvalues.sel(algorithm=name)
         count = some.count("seed")
         error = some.std("seed") / np.sqrt(np.maximum(count - 1, 1))
-        style = {"color": _colour(k), "marker": _MARKERS[k], "ms": 4, "capsize": 2}
+        style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "capsize": 2}
         total = int(runs.solved.sel(algorithm=name).sum())
         label = f"{name} ({int(count.sel(distance=0.05))} of {total})"
         volumes.errorbar(runs.distance, some.mean("seed"), error, label=label, **style)
         values = values.to_numpy().ravel()
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
-        spectrum.stairs(counts / max(total, 1), edges, color=_colour(k), label=name)
+        spectrum.stairs(counts / max(total, 1), edges, color=colour_of(k), label=name)
     ticks = runs.distance.to_numpy()
-    volumes.set(xscale="log", xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    volumes.set(
+        xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
+    )
     volumes.set_xticks(ticks, [f"{d:g}" for d in ticks])
     volumes.minorticks_off()
     volumes.set_title("means of the volumes found, and their number at 0.05", fontsize=9)
@@ -175,7 +180,7 @@ def entropy(runs: xr.Dataset, axes: Any):
 
 
 def _by_radius(radii, axis):
-    axis.set(xscale="log", xlabel=r"radius $\epsilon$ of the noise")
+    axis.set(xscale="log", xlabel=AXES["radius"])
     axis.set_xticks(radii.to_numpy(), [f"{r:g}" for r in radii.to_numpy()])
     axis.minorticks_off()
 
@@ -185,13 +190,13 @@ def loads(runs: xr.Dataset, axes: Any):
     share, errors = axes
     for k, name in enumerate(runs.algorithm.to_numpy()):
         some = runs.sel(algorithm=name)
-        style = {"color": _colour(k), "marker": _MARKERS[k], "ms": 4, "label": name}
+        style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "label": name}
         share.plot(runs.alpha, some.solved.mean("seed"), **style)
         errors.plot(runs.alpha, some.errors.mean("seed"), **style)
     share.set(ylabel="share of problems that are solved", ylim=(-0.03, 1.03))
     errors.set(ylabel="errors at the end")
     for axis in axes:
-        axis.set(xlabel=r"load $\alpha$, patterns for each weight")
+        axis.set(xlabel=AXES["alpha"])
         axis.legend(fontsize=7)
 
 
@@ -199,12 +204,12 @@ def generalisation(runs: xr.Dataset, axes: Any):
     """Test error against local energy, and by algorithm."""
     scatter, bars = axes
     for k, name in enumerate(runs.algorithm.to_numpy()):
-        for marker, problem in zip(_MARKERS, runs.problem.to_numpy(), strict=False):
+        for marker, problem in zip(MARKERS, runs.problem.to_numpy(), strict=False):
             some = runs.sel(algorithm=name, problem=problem)
             label = f"{name}, {problem}"
-            style = {"color": _colour(k), "marker": marker, "ms": 4, "ls": ""}
+            style = {"color": colour_of(k), "marker": marker, "ms": 4, "ls": ""}
             scatter.plot(some.local_energy, some.test, label=label, **style)
-    for marker, problem in zip(_MARKERS, runs.problem.to_numpy(), strict=False):
+    for marker, problem in zip(MARKERS, runs.problem.to_numpy(), strict=False):
         test = runs.test.sel(problem=problem)
         middle, places = test.mean("seed"), np.arange(test.sizes["algorithm"])
         spread = np.abs(np.stack([middle - test.min("seed"), test.max("seed") - middle]))
@@ -224,13 +229,13 @@ def parity(runs: xr.Dataset, axes: Any):
             some = runs.sel(algorithm=name, machine=machine)
             energy = some.local_energy.where(some.errors == 0).mean("seed")
             label = f"{machine}, {name}"
-            profile.plot(runs.radius, energy, style, color=_colour(k + 1), label=label)
+            profile.plot(runs.radius, energy, style, color=colour_of(k + 1), label=label)
     for k, curve in enumerate(runs.curve.to_numpy()):
         line = runs.entropy.sel(curve=curve)
-        cusp.plot(runs.distance, line, color=_colour(k), label=curve)
+        cusp.plot(runs.distance, line, color=colour_of(k), label=curve)
     _by_radius(runs.radius, profile)
     profile.set(ylabel="local energy (means of solved problems)")
-    cusp.set(xlabel=DISTANCE, ylabel="entropy above that of all weights")
+    cusp.set(xlabel=AXES["distance"], ylabel="entropy above that of all weights")
     for axis in axes:
         axis.legend(fontsize=7)
 

@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy.stats import binomtest, linregress
 
+from ..dynamics import Status
+from .sinks import PENDING
 from .sweeps import usable
 
 
@@ -22,6 +24,13 @@ def divergence(ends: xr.Dataset, over: str | None = None) -> tuple[np.ndarray, .
     interval = lambda some, of: binomtest(some, of).proportion_ci(method="wilson")
     limits = lambda some, of: (interval(some, of).low, interval(some, of).high)
     return np.asarray(bad / count), *np.vectorize(limits)(bad, count)
+
+
+def verdicts(status: xr.DataArray) -> str:
+    """How many runs ended how; of a single one only how."""
+    names = {PENDING: "pending"} | {kind: kind.name.lower() for kind in Status}
+    counts = [(int((status == kind).sum()), name) for kind, name in names.items()]
+    return ", ".join(name if status.size == 1 else f"{n} {name}" for n, name in counts if n)
 
 
 def gaps(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -281,8 +281,8 @@ def _training(plan: _Plan) -> "xr.Dataset":
     start = lambda key: _fan_in((x.shape[1], *widths, 1), key)
 
     def sweep(method):
-        def descend(key, share):
-            decay = jf.WeightDecay(share * critical)  # pyright: ignore
+        def descend(key, decay_share):
+            decay = jf.WeightDecay(decay_share * critical)  # pyright: ignore
             averaged = jf.NoisyNeurons(problem, variance) + decay  # pyright: ignore
             observe = {
                 "loss": lambda loss, network: averaged(network),
@@ -309,12 +309,12 @@ def _training(plan: _Plan) -> "xr.Dataset":
             options |= {"batch_size": min(64, len(x)), "key": order}
             return jf.gradient_descent(noisy + decay, start(key), steps, **options)
 
-        axes = {"share": shares}
+        axes = {"decay_share": shares}
         runs = plan(f"training-{method}", descend, seeds=plan.count(8), axes=axes)
-        return runs.isel(record=-1).expand_dims(trainer=[method])
+        return runs.isel(record=-1).expand_dims(algorithm=[method])
 
     with concurrent.futures.ThreadPoolExecutor(len(METHODS)) as pool:
-        runs = xr.concat(list(pool.map(sweep, METHODS)), "trainer", data_vars="all")
+        runs = xr.concat(list(pool.map(sweep, METHODS)), "algorithm", data_vars="all")
     solve = lambda s: theory.minimum(problem, widths, variance=variance, decay=s * critical)
     branch = lambda s: theory.stationary(
         problem, widths, variance=variance, decay=s * critical
@@ -325,11 +325,11 @@ def _training(plan: _Plan) -> "xr.Dataset":
     sizes = jnp.where(all_of.stable, jnp.linalg.norm(all_of.map, axis=2), -1)
     largest = jnp.max(sizes, axis=1)
     runs = runs.assign(
-        exact_loss=("share", exact.loss),
-        global_size=("exact_share", jnp.linalg.norm(line.map, axis=1)),
+        exact_loss=("decay_share", exact.loss),
+        global_size=("exact_decay_share", jnp.linalg.norm(line.map, axis=1)),
         # Where it exists, the local minimum that is not the origin.
-        local_size=("exact_share", jnp.where(largest < 0, jnp.nan, largest)),
-    ).assign_coords(exact_share=fine)
+        local_size=("exact_decay_share", jnp.where(largest < 0, jnp.nan, largest)),
+    ).assign_coords(exact_decay_share=fine)
     origin = float(problem(jax.tree.map(jnp.zeros_like, start(jr.key(0)))))
     points = {"critical": float(critical), "spinodal": float(spinodal)}
     return runs.assign_attrs(points, origin=origin)
@@ -350,8 +350,8 @@ def _trapping(plan: _Plan) -> "xr.Dataset":
     spinodal = [float(theory.spinodal_point(p, widths).decay) for p in problems]
     critical = [float(theory.critical_point(p, widths).decay) for p in problems]
 
-    def descend(key, scale, gain, decay):
-        variance = jnp.asarray(variances)[jnp.asarray(scale, int)]
+    def descend(key, input_variance, gain, decay):
+        variance = jnp.asarray(variances)[jnp.asarray(input_variance, int)]
         first = jnp.zeros(inputs).at[0].set(1 / variance)
         white = variance * jnp.eye(inputs)
         problem = jf.Regression(first[None], white, jnp.zeros(()))
@@ -361,14 +361,16 @@ def _trapping(plan: _Plan) -> "xr.Dataset":
         options = {"step_size": 0.01, "every": steps, "observe": {"size": size}}
         return jf.gradient_descent(loss, start, steps, **options)
 
-    axes = {"scale": (0, 1), "gain": (1.0, 2**0.5), "decay": decays}
+    axes = {"input_variance": (0, 1), "gain": (1.0, 2**0.5), "decay": decays}
     runs = plan("trapping", descend, seeds=plan.count(8), axes=axes).isel(record=-1)
-    runs = runs.assign_coords(scale=list(variances))
-    return runs.assign(spinodal=("scale", spinodal), critical=("scale", critical))
+    runs = runs.assign_coords(input_variance=list(variances))
+    return runs.assign(
+        spinodal=("input_variance", spinodal), critical=("input_variance", critical)
+    )
 
 
 def _variance(plan: _Plan) -> "xr.Dataset":
-    """Against each of width, depth and noise, beside draws of the noise."""
+    """Against each of width, hidden layers and noise, beside draws of the noise."""
     import jax
     import jax.numpy as jnp
     import jax.random as jr
@@ -379,7 +381,7 @@ def _variance(plan: _Plan) -> "xr.Dataset":
     problem, decay, draws = _unit(), 1e-3, 4_000
     values = {
         "width": np.unique(np.geomspace(2, 512, 25).round()),
-        "depth": np.array([1, 2, 3, 4, 6, 8, 12, 16, 20]),
+        "hidden": np.array([1, 2, 3, 4, 6, 8, 12, 16, 20]),
         "noise": np.geomspace(0.01, 1000, 26),
     }
 
@@ -400,7 +402,7 @@ def _variance(plan: _Plan) -> "xr.Dataset":
     # A network for each value. By theory width and noise count by their ratio alone.
     nets = {
         "width": [((int(width),) * 2, 1.0) for width in values["width"]],
-        "depth": [((4,) * int(depth), 1.0) for depth in values["depth"]],
+        "hidden": [((4,) * int(hidden), 1.0) for hidden in values["hidden"]],
         "noise": [((4, 4), float(noise)) for noise in values["noise"]],
     }
     same = nets | {"width": [((4, 4), 4 / float(width)) for width in values["width"]]}
@@ -411,7 +413,7 @@ def _variance(plan: _Plan) -> "xr.Dataset":
         )
         some = (
             range(1, 4, 2)
-            if name == "depth"
+            if name == "hidden"
             else range(1, len(at), 12 if plan.quick else 6)
         )
         drawn = [measured(*nets[name][k], jr.fold_in(plan.key, k)) for k in some]
@@ -522,13 +524,14 @@ def _training_rows(runs):
     above = (runs["loss"] - runs.exact_loss) / runs.attrs["origin"]
     ratio = runs.attrs["spinodal"] / runs.attrs["critical"]
     ranges = {
-        "below the critical decay": runs.share < 1,
-        "from the critical to the spinodal": (runs.share > 1) & (runs.share < ratio),
-        "above the spinodal": runs.share > max(ratio, 1),
+        "below the critical decay": runs.decay_share < 1,
+        "from the critical to the spinodal": (runs.decay_share > 1)
+        & (runs.decay_share < ratio),
+        "above the spinodal": runs.decay_share > max(ratio, 1),
     }
-    for method in runs.trainer.to_numpy():
+    for method in runs.algorithm.to_numpy():
         for words, chosen in ranges.items():
-            some = above.sel(trainer=method)[:, chosen.to_numpy()]
+            some = above.sel(algorithm=method)[:, chosen.to_numpy()]
             if not some.size:
                 continue
             middle = some.median("seed")
@@ -542,14 +545,14 @@ def _training_rows(runs):
 
 
 def _trapping_rows(runs):
-    for scale in runs.scale.to_numpy():
+    for variance in runs.input_variance.to_numpy():
         for gain in runs.gain.to_numpy():
-            some = runs.sel(scale=scale, gain=gain)
+            some = runs.sel(input_variance=variance, gain=gain)
             share = (some["size"] > 1e-2).mean("seed")
             free = some.decay[(share > 0.5).to_numpy()]
             last = float(free.max()) if free.size else float("nan")
             yield {
-                "case": f"variance of inputs {scale:g}, gain {gain:.3g}",
+                "case": f"variance of inputs {variance:g}, gain {gain:.3g}",
                 "critical": f"{float(some.critical):.4g}",
                 "spinodal": f"{float(some.spinodal):.4g}",
                 "finding": f"most starts escape up to {last:.3g}",
@@ -557,7 +560,7 @@ def _trapping_rows(runs):
 
 
 def _variance_rows(runs):
-    for name in ("width", "depth", "noise"):
+    for name in ("width", "hidden", "noise"):
         line, mean, error = (
             runs[f"{n}"] for n in (f"by_{name}", f"{name}_mean", f"{name}_error")
         )

@@ -15,7 +15,8 @@ def tree():
     return experiment.run(only=SMALL, quick=True, progress=quiet, **SIZE)
 
 
-def test_every_part_has_rows_and_a_figure(tree):
+def test_every_part_has_rows_and_a_figure(tree, check_axes):
+    check_axes(tree)
     table = experiment.summary(tree)
     assert set(table.experiment) == set(tree.children) == set(SMALL)
     figures = experiment.figures(tree)
@@ -48,8 +49,9 @@ def test_algorithms_end_as_wide_as_those_of_the_reference(tree):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [n for n in experiment.PARTS if n not in SMALL])
-def test_every_other_part_has_rows_and_a_figure(name):
+def test_every_other_part_has_rows_and_a_figure(name, check_axes):
     tree = experiment.run(only=(name,), quick=True, progress=lambda words: None)
+    check_axes(tree)
     assert set(experiment.summary(tree).experiment) == {name}
     assert all(axis.get_xlabel() for axis in experiment.figures(tree)[name].axes[:1])
 

@@ -3,6 +3,7 @@
 import functools as ft
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,8 @@ def tree(finished):
         ("list", "flat-minima: "),
         ("--help", "Training dynamics"),
         ("run flat-minima --help", "--residual-scales"),
+        ("show --help", "STORE.figures"),
+        ("report --help", "STORE.html"),
     ],
 )
 def test_answers_tell_what_there_is(capsys, words, fact):
@@ -76,7 +79,9 @@ def test_answers_tell_what_there_is(capsys, words, fact):
     assert fact in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", ["list", "--help", "run flat-minima --help"])
+@pytest.mark.parametrize(
+    "words", ["list", "--help", "run flat-minima --help", "show --help"]
+)
 def test_answers_wait_for_no_slow_import(words):
     program = (
         "import atexit, sys\n"
@@ -189,6 +194,10 @@ def test_a_stamp_says_where_the_run_came_from(finished, tree):
     assert {"jax", "jaxflow", "python"} <= json.loads(stamp["versions"]).keys()
 
 
+def test_axes_have_names(tree, check_axes):
+    check_axes(tree)
+
+
 @starts
 def test_flow_is_step_size_zero_beside_descent(tree, start):
     status = tree[start].status
@@ -214,6 +223,45 @@ def test_the_table_has_a_row_for_each_start_and_step_size(finished):
     rows = [tuple(line.split(",")[:2]) for line in lines[1:]]
     sizes = ("flow", "0.02", "0.3")
     assert rows == [(start, size) for start in ("gaussian", "residual") for size in sizes]
+
+
+def test_a_run_can_be_shown_again(finished, tmp_path, monkeypatch, capsys):
+    """From its directory, or from the store in it; by default beside what was named."""
+    shutil.copytree(finished / "results.zarr", tmp_path / "results.zarr")
+    monkeypatch.chdir(tmp_path)
+    assert call("show results.zarr") == 0
+    told = capsys.readouterr().out
+    assert "No minimiser has a sharpness below" in told
+    for fact in ("neighbouring layers", "data=paper", "jaxflow 0.", "5 figures are in"):
+        assert fact in told
+    drawn = tmp_path / "results.zarr.figures"
+    names = {path.name for path in finished.glob("*.png")}
+    assert {path.name for path in drawn.iterdir()} == names | {"provenance.json"}
+    assert call("show results.zarr") == 2
+    assert "must be free" in capsys.readouterr().err
+    assert call(f"report {finished} --out page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5
+    assert page.count("<tr>") > 6
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_what_cannot_be_shown_takes_one_line(tmp_path, monkeypatch, capsys, command):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "zarr.json").write_text("{]")
+    (tmp_path / "thesis").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for store, fact in (
+        ("nothing", "there is nothing"),
+        ("thesis", "must be a store"),
+        ("broken", "cannot be read"),
+    ):
+        assert call(f"{command} {store}") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("jaxflow: ")
+        assert fact in error
+        assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"broken", "thesis"}
 
 
 def test_an_interrupted_run_goes_on_and_is_of_one_request(tmp_path, monkeypatch, capsys):

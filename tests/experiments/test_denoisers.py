@@ -68,7 +68,8 @@ def ends(tree, name):
     return tree[name].to_dataset().isel(record=-1)
 
 
-def test_every_part_is_there_and_says_on_what(traced):
+def test_every_part_is_there_and_says_on_what(traced, check_axes):
+    check_axes(traced)
     assert tuple(traced.children) == tuple(PARTS)
     assert traced.attrs["data"].startswith("images.npy: 40 samples of 6 numbers, from 0.0")
     assert traced.attrs["samples"] == 30
@@ -120,7 +121,7 @@ def test_what_diverges_is_marked(tree):
 def test_every_run_has_a_row(traced):
     table = denoisers.summary(traced)
     counts = table.experiment.value_counts(sort=False).to_dict()
-    assert counts == {"depths": 12, "linear": 6, "optimisers": 5, "residual": 4}
+    assert counts == {"depths": 12, "linear": 6, "optimizers": 5, "residual": 4}
     assert table.run[0] == "depth 2, step size 0.001"
     limits = dict(zip(table.run, table["2/step"], strict=True))
     assert limits["GD, step size 0.001"] == "2000"

@@ -15,7 +15,8 @@ def tree():
     return small("edge")
 
 
-def check_words_and_figures(tree):
+def check_words_and_figures(tree, check_axes):
+    check_axes(tree)
     parts = set(tree.children)
     assert set(experiment.summary(tree).experiment) == parts
     figures = experiment.figures(tree)
@@ -23,8 +24,8 @@ def check_words_and_figures(tree):
     assert all(axis.get_xlabel() for figure in figures.values() for axis in figure.axes)
 
 
-def test_there_are_rows_and_a_figure(tree):
-    check_words_and_figures(tree)
+def test_there_are_rows_and_a_figure(tree, check_axes):
+    check_words_and_figures(tree, check_axes)
     assert "central" in experiment.headline(tree)
 
 
@@ -54,10 +55,10 @@ def test_records_are_windows_of_descent():
 
 
 @pytest.mark.exhaustive
-def test_limits_get_flatter():
+def test_limits_get_flatter(check_axes):
     """All but without exception."""
     tree = small("limits")
-    check_words_and_figures(tree)
+    check_words_and_figures(tree, check_axes)
     runs = tree["limits"].to_dataset()
     assert float(experiment.rises(runs).max()) < 0.002
     assert (runs.limit.isel(step=-1) < runs.limit.isel(step=0)).all()
@@ -65,12 +66,12 @@ def test_limits_get_flatter():
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("part", ["transient", "digits", "optimizers"])
-def test_other_parts_have_rows_and_a_figure(part):
+def test_other_parts_have_rows_and_a_figure(part, check_axes):
     tree = small(part)
     runs = tree[part].to_dataset()
     assert np.isfinite(runs.loss.to_numpy()).all()
     assert not runs.failed.any()
-    check_words_and_figures(tree)
+    check_words_and_figures(tree, check_axes)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def test_signs_of_curvature_are_kept(long):
     assert (runs.sharpness > 0).all()
 
 
-def test_every_experiment_has_a_row_and_a_figure(tree):
+def test_every_experiment_has_a_row_and_a_figure(tree, check_axes):
+    check_axes(tree)
     table = marion_chizat.summary(tree)
     assert set(table.experiment) == set(CHOSEN)
     assert set(marion_chizat.figures(tree)) == set(CHOSEN)
@@ -145,7 +146,8 @@ def test_every_experiment_has_a_row_and_a_figure(tree):
 
 
 @pytest.mark.exhaustive
-def test_experiments_that_compile_long_have_rows_and_figures(long):
+def test_experiments_that_compile_long_have_rows_and_figures(long, check_axes):
+    check_axes(long)
     assert set(marion_chizat.summary(long).experiment) == set(LONG)
     assert set(marion_chizat.figures(long)) == set(LONG)
 

@@ -19,7 +19,8 @@ def tree(tmp_path_factory):
     return tree
 
 
-def test_every_part_has_rows_and_a_figure(tree):
+def test_every_part_has_rows_and_a_figure(tree, check_axes):
+    check_axes(tree)
     table = experiment.summary(tree)
     assert set(table.experiment) == set(tree.children) == set(experiment.PARTS)
     figures = experiment.figures(tree)
@@ -59,7 +60,7 @@ def test_descent_flattens_with_its_step_size_up_to_the_critical_one(
     runs = tree["cliff"].to_dataset().sel(depth=3)
     wanted = flattest_reference["gd_step_sweep_mean_of_8"]["m3"]
     for share in (0.05, 0.6):
-        some = runs.sel(share=share)
+        some = runs.sel(step_size_share=share)
         assert (some.status == jf.Status.CONVERGED).all()
         for values, mean in (
             (some.sharpness / runs.flattest, wanted[str(share)][0]),
@@ -68,7 +69,7 @@ def test_descent_flattens_with_its_step_size_up_to_the_critical_one(
             error = float(values.std("seed", ddof=1)) * (2 / SEEDS) ** 0.5
             assert abs(float(values.mean("seed")) - mean) < 4 * error
         assert (some.spread <= some.spread_bound).all()
-    beyond = runs.sel(share=1.05).status
+    beyond = runs.sel(step_size_share=1.05).status
     assert not beyond.isin([jf.Status.CONVERGED]).any()
 
 

@@ -25,8 +25,9 @@ def rest():
     return small(*(name for name in experiment.PARTS if name not in SMALL))
 
 
-def told(tree):
-    """Whether every part has rows, a line, and a figure with named axes."""
+def told(tree, check_axes):
+    """Whether every part has rows, a line, and a figure, all with named axes."""
+    check_axes(tree)
     table, figures = experiment.summary(tree), experiment.figures(tree)
     assert set(table.experiment) == set(figures) == set(tree.children)
     assert len(experiment.headline(tree).splitlines()) >= len(tree.children)
@@ -34,8 +35,8 @@ def told(tree):
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes)
 
 
-def test_every_part_has_rows_and_a_figure(tree):
-    told(tree)
+def test_every_part_has_rows_and_a_figure(tree, check_axes):
+    told(tree, check_axes)
     assert set(tree.children) == set(SMALL)
 
 
@@ -62,8 +63,8 @@ def test_diagonal_networks_end_between_the_two_norms(tree):
 
 
 @pytest.mark.exhaustive
-def test_the_other_parts_have_rows_and_figures(rest):
-    told(rest)
+def test_the_other_parts_have_rows_and_figures(rest, check_axes):
+    told(rest, check_axes)
 
 
 @pytest.mark.exhaustive

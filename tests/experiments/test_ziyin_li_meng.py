@@ -13,7 +13,8 @@ def tree():
     return experiment.run(only=SMALL, quick=True, progress=lambda words: None)
 
 
-def test_every_part_has_rows_and_a_figure(tree):
+def test_every_part_has_rows_and_a_figure(tree, check_axes):
+    check_axes(tree)
     table = experiment.summary(tree)
     assert set(table.experiment) == set(tree.children) == set(SMALL)
     figures = experiment.figures(tree)
@@ -49,7 +50,7 @@ def test_transitions_of_unit_data_are_those_of_the_paper(tree):
 
 def test_drawn_outputs_have_the_exact_variance(tree):
     runs = tree["variance"].to_dataset()
-    for name in ("width", "depth", "noise"):
+    for name in ("width", "hidden", "noise"):
         at = runs[f"{name}_drawn"].to_numpy()
         exact = runs[f"by_{name}"].sel({name: at}).to_numpy()
         error = runs[f"{name}_error"].to_numpy()

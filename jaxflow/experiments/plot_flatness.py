@@ -1,16 +1,15 @@
-"""Figures: a labelled dataset in, drawn axes out. No computing, no global style."""
+"""Figures of how flat training ends: a dataset in, drawn axes out. No computing."""
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from ..dynamics import Status
+from .axes import AXES
+from .palette import MARKERS, colour_of
 from .statistics import divergence, gap_regression, gaps
 from .sweeps import usable
 
-# Okabe & Ito's palette, which the colour-blind can tell apart.
-_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-_MARKERS = "osD^vP*"
 _VERDICTS = {
     Status.CONVERGED: "#009E73",
     Status.OSCILLATING: "#E69F00",
@@ -31,10 +30,10 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     for k, step_size, some in _by_step_size(ends):
         _median_and_range(ax, ends.scale, some.sharpness, k, _name(step_size))
         if step_size:
-            ax.axhline(2 / step_size, color=_colour(k), ls=":", lw=1)
+            ax.axhline(2 / step_size, color=colour_of(k), ls=":", lw=1)
     _theory_lines(ends, ax)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
-    ax.set(yscale="log", xlabel="scale of the start", ylabel="sharpness at the end")
+    ax.set(yscale="log", xlabel=AXES["scale"], ylabel="sharpness at the end")
     low = ends.attrs.get("sharpness_lower_bound", 3)
     high = np.nanmax(usable(ends).sharpness, initial=4 * low)
     ax.set_ylim(low / 3, 3 * high)
@@ -56,7 +55,7 @@ def _against_scale(runs, name, label, ax):
     ends = runs.isel(record=-1)
     for k, step_size, some in _by_step_size(ends):
         _median_and_range(ax, ends.scale, some[name], k, _name(step_size))
-    ax.set(yscale="log", xlabel="scale of the start", ylabel=label)
+    ax.set(yscale="log", xlabel=AXES["scale"], ylabel=label)
     ax.legend(fontsize=7, ncols=2)
     return ax
 
@@ -67,11 +66,11 @@ def divergence_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     for k, step_size in enumerate(ends.step_size.to_numpy()):
         share, *limits = divergence(ends.sel(step_size=step_size), "seed")
         spread = np.abs(limits - share)
-        style = {"color": _colour(k), "marker": _MARKERS[k % len(_MARKERS)], "ms": 4}
+        style = {"color": colour_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4}
         label = _name(float(step_size))
         line = {"capsize": 2, "elinewidth": 0.7, "lw": 1.2, "label": label}
         ax.errorbar(ends.scale, share, spread, **style, **line)
-    ax.set(xlabel="scale of the start", ylabel="share that diverged", ylim=(-0.03, 1.03))
+    ax.set(xlabel=AXES["scale"], ylabel="share that diverged", ylim=(-0.03, 1.03))
     ax.legend(fontsize=7)
     return ax
 
@@ -89,7 +88,7 @@ def sharpness_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
     """Sharpness at the end against the step size, below 2 / step size, with its least."""
     _against_step_size(runs, "sharpness", ax)
     for k, least in enumerate(runs.flattest_sharpness.to_numpy()):
-        ax.axhline(least, color=_colour(k), ls="--", lw=1)
+        ax.axhline(least, color=colour_of(k), ls="--", lw=1)
     ax.plot([], [], color="0.3", ls="--", lw=1, label="least sharpness, in its colour")
     ax.plot(runs.step_size, 2 / runs.step_size, color="0.3", lw=1, label="2 / step size")
     ax.set(yscale="log", ylabel="sharpness at the end")
@@ -104,8 +103,8 @@ def _against_step_size(runs, name, ax):
         some = ends[name].sel(depth=depth)
         _median_and_range(ax, ends.step_size, some, k, f"depth {depth}", along="step_size")
         critical = float(runs.critical_step_size.sel(depth=depth))
-        ax.axvline(critical, color=_colour(k), ls=":", lw=1)
-    ax.set(xscale="log", xlabel="step size")
+        ax.axvline(critical, color=colour_of(k), ls=":", lw=1)
+    ax.set(xscale="log", xlabel=AXES["step_size"])
 
 
 def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
@@ -114,9 +113,9 @@ def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
         x, y = gaps(some)
         fit = gap_regression(some)
         label = f"{_name(step_size)}: slope {fit.slope:.2f} $\\pm$ {fit.stderr:.2f}"
-        ax.plot(x, y, ".", ms=2, alpha=0.4, color=_colour(k))
+        ax.plot(x, y, ".", ms=2, alpha=0.4, color=colour_of(k))
         ends = np.array([np.min(x), np.max(x)])
-        ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=_colour(k), label=label)
+        ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=colour_of(k), label=label)
     ax.set(xscale="log", yscale="log", xlabel="sharpness at the end")
     ax.set_ylabel("test loss $-$ training loss")
     ax.legend(fontsize=7)
@@ -141,7 +140,7 @@ def verdicts(runs: xr.Dataset, ax: Axes) -> Axes:
     ax.set_yticks(range(len(step_sizes)), [_name(s) for s in step_sizes])
     ax.set_xticks(range(len(scales)), [f"{s:.3g}" for s in scales])
     limits = {"xlim": (-0.6, len(scales) - 0.4), "ylim": (-0.6, len(step_sizes) + 0.4)}
-    ax.set(xlabel="scale of the start", **limits)
+    ax.set(xlabel=AXES["scale"], **limits)
     ax.legend(fontsize=7, ncols=5, loc="upper center")
     return ax
 
@@ -168,7 +167,7 @@ def sharpness_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     _in_time(_middle(runs), "sharpness", ax)
     for k, step_size, _ in _by_step_size(runs):
         if step_size:
-            ax.axhline(2 / step_size, color=_colour(k), ls=":", lw=1)
+            ax.axhline(2 / step_size, color=colour_of(k), ls=":", lw=1)
     _theory_lines(runs, ax, bounds=False)
     ax.set(yscale="log", ylabel="sharpness")
     ax.legend(fontsize=7, ncols=2)
@@ -178,7 +177,7 @@ def sharpness_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
 def misalignment_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     """How far the worst pair of neighbouring layers is from aligned, in training time."""
     runs = _smallest(runs)
-    worst = 1 - runs.alignment.min("alignment_0", skipna=False)
+    worst = 1 - runs.alignment.min("pair", skipna=False)
     _in_time(runs.assign(worst=worst), "worst", ax)
     label = r"$1 - \min_k |\langle u_k, v_{k+1} \rangle|$"
     ax.set(yscale="log", ylabel=label)
@@ -189,7 +188,7 @@ def misalignment_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
 def rank_one_gap_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     """How far the worst layer is from rank one, in training time, with the flow's bound."""
     runs = _smallest(runs)
-    worst = runs.rank_one_gap.max("rank_one_gap_0", skipna=False)
+    worst = runs.rank_one_gap.max("layer", skipna=False)
     _in_time(runs.assign(worst=worst), "worst", ax)
     if "rank_one_bound" in runs:
         bound = runs.rank_one_bound.isel(record=0, step_size=0, seed=0)
@@ -203,7 +202,7 @@ def sharpness_in_training(runs: xr.Dataset, ax: Axes) -> Axes:
     """The sharpness of each run in training time, with 2/step size."""
     _lines(runs, "sharpness", "time", ax)
     _limits(runs, ax)
-    ax.set(xlabel="training time: steps x step size", ylabel="sharpness")
+    ax.set(xlabel=f"{AXES['time']}: steps x step size", ylabel="sharpness")
     ax.legend(fontsize=7, ncols=2)
     return ax
 
@@ -212,7 +211,7 @@ def sharpness_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
     """The sharpness of each run against the steps taken, with 2/step size."""
     _lines(runs, "sharpness", "step", ax)
     _limits(runs, ax)
-    ax.set(xlabel="steps", ylabel="sharpness")
+    ax.set(xlabel=AXES["step"], ylabel="sharpness")
     ax.legend(fontsize=7)
     return ax
 
@@ -220,7 +219,7 @@ def sharpness_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
 def loss_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
     """The loss of each run against the steps taken."""
     _lines(runs, "loss", "step", ax)
-    ax.set(xlabel="steps", ylabel="loss: squared error of a sample")
+    ax.set(xlabel=AXES["step"], ylabel="loss: squared error of a sample")
     ax.legend(fontsize=7)
     return ax
 
@@ -231,7 +230,7 @@ def alignment_of_pairs(runs: xr.Dataset, ax: Axes) -> Axes:
     _chance(runs, ax)
     pairs = runs.pair.to_numpy()
     ax.set_xticks(pairs, [f"{k} and {k + 1}" for k in pairs])
-    ax.set(xlabel="neighbouring layers", ylabel=_ALIGNMENT, ylim=(0, 1.05))
+    ax.set(xlabel=AXES["pair"], ylabel=_ALIGNMENT, ylim=(0, 1.05))
     ax.legend(fontsize=7)
     return ax
 
@@ -241,10 +240,10 @@ def coupling_of_layers(runs: xr.Dataset, ax: Axes) -> Axes:
     _profiles(runs, "coupling", "layer", ax)
     for k in range(runs.sizes["run"]):
         start = runs.coupling.isel(run=k, record=0).median("seed")
-        ax.plot(runs.layer, start, color=_colour(k), ls=":", lw=1)
+        ax.plot(runs.layer, start, color=colour_of(k), ls=":", lw=1)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
     ax.set_xticks(runs.layer.to_numpy())
-    ax.set(xlabel="layer", ylabel=_COUPLING, ylim=(0, 1.05))
+    ax.set(xlabel=AXES["layer"], ylabel=_COUPLING, ylim=(0, 1.05))
     ax.legend(fontsize=7)
     return ax
 
@@ -281,7 +280,7 @@ def end_coupling_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
     _ends(runs, coupling, ax)
     for k in range(runs.sizes["depth"]):
         start = coupling.isel(depth=k, record=0, step_size=0).median("seed")
-        ax.axhline(float(start), color=_colour(k), ls=":", lw=1)
+        ax.axhline(float(start), color=colour_of(k), ls=":", lw=1)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
     ax.set(ylabel=f"{_COUPLING}, mean over layers", ylim=(0, 1.05))
     ax.legend(fontsize=7)
@@ -300,11 +299,11 @@ def _ends(runs: xr.Dataset, values: xr.DataArray, ax: Axes):
         _median_and_range(ax, runs.step_size, some, k, f"depth {depth}", "step_size")
         bad = (runs.status.sel(depth=depth) == Status.DIVERGED).any("seed").to_numpy()
         for step_size in runs.step_size.to_numpy()[bad]:
-            place = {"transform": ax.get_xaxis_transform(), "color": _colour(k)}
+            place = {"transform": ax.get_xaxis_transform(), "color": colour_of(k)}
             ax.plot(step_size, 0.97, "x", **place)
     if (runs.status == Status.DIVERGED).any():
         ax.plot([], [], "x", color="0.3", label="diverged")
-    ax.set(xscale="log", xlabel="step size")
+    ax.set(xscale="log", xlabel=AXES["step_size"])
 
 
 def _lines(runs: xr.Dataset, name: str, along: str, ax: Axes):
@@ -321,20 +320,20 @@ def _lines(runs: xr.Dataset, name: str, along: str, ax: Axes):
             there = np.isfinite(one[name].to_numpy())
             there[0] = False  # The start, which has no place on a logarithmic axis.
             x, y = one[along].to_numpy()[there], one[name].to_numpy()[there]
-            [line] = ax.plot(x, y, color=_colour(k), lw=1.5)
+            [line] = ax.plot(x, y, color=colour_of(k), lw=1.5)
             if seed:
                 line.set(lw=0.5, alpha=0.3)
             else:
                 line.set_label(label)
             if one.status == Status.DIVERGED:
-                ax.plot(x[-1:], y[-1:].clip(max=top), "x", color=_colour(k))
+                ax.plot(x[-1:], y[-1:].clip(max=top), "x", color=colour_of(k))
     if (runs.status == Status.DIVERGED).any():
         ax.plot([], [], "x", color="0.3", label="last record of what diverged")
 
 
 def _limits(runs: xr.Dataset, ax: Axes):
     for k, limit in enumerate(runs.limit.to_numpy()):
-        ax.axhline(limit, color=_colour(k), ls=":", lw=1)
+        ax.axhline(limit, color=colour_of(k), ls=":", lw=1)
     ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
 
 
@@ -358,13 +357,13 @@ def _in_time(runs: xr.Dataset, name: str, ax: Axes):
         for seed in reversed(runs.seed.to_numpy()):
             one = some.sel(seed=seed)
             time = one.time.where(np.isfinite(one.time))
-            [line] = ax.plot(time[1:], one[name][1:], color=_colour(k), lw=1.5)
+            [line] = ax.plot(time[1:], one[name][1:], color=colour_of(k), lw=1.5)
             if seed == runs.seed[0]:
                 line.set_label(_name(step_size))
             else:
                 line.set(lw=0.5, alpha=0.3)
     start = f", from scale {float(runs.scale):g}" if "scale" in runs.coords else ""
-    ax.set(xscale="log", xlabel=f"training time{start}")
+    ax.set(xscale="log", xlabel=f"{AXES['time']}{start}")
 
 
 def _middle(runs: xr.Dataset) -> xr.Dataset:
@@ -388,7 +387,7 @@ def _median_and_range(ax: Axes, x, values, k: int, label: str, along: str = "sca
         return
     middle = values.median("seed")
     spread = np.abs(np.stack([middle - values.min("seed"), values.max("seed") - middle]))
-    style = {"color": _colour(k), "marker": _MARKERS[k % len(_MARKERS)], "ms": 4, "lw": 1.2}
+    style = {"color": colour_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4, "lw": 1.2}
     ax.errorbar(x, middle, spread, capsize=2, elinewidth=0.7, label=label, **style)
 
 
@@ -410,7 +409,3 @@ def _theory_lines(runs: xr.Dataset, ax: Axes, *, bounds: bool = True):
 
 def _name(step_size: float) -> str:
     return f"step size {step_size:g}" if step_size else "gradient flow"
-
-
-def _colour(k: int) -> str:
-    return _COLOURS[k % len(_COLOURS)]
