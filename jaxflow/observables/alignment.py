@@ -209,8 +209,8 @@ def _matrices(network):
             "Singular structure is that of a chain of layers with a weight matrix each, of "
             "shape (outputs, inputs), but the arrays of this "
             f"`{type(network).__name__}` have shapes {[w.shape for w in leaves]}. Pass the "
-            "chain that is meant, as a tuple of matrices; or, of a network that has "
-            "`linearised`, ask for that of the Jacobians at an input."
+            "chain that is meant, as a tuple of matrices; or ask for that of the Jacobians "
+            "at an input `x`, of `network.linearised(x)`, if the network has one."
         )
     return layers
 
