@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LISTED = re.search(r"```{toctree}.*?```", (DOCS / "how_to.md").read_text(), re.DOTALL)[0]
 # The recipe for clusters has a test of its own, which loses a worker and the driver.
-PAGES = ["index", "gallery", *(set(re.findall(r"^\w+$", LISTED, re.MULTILINE)) - {"cluster"})]
+PAGES = [
+    "index",
+    "gallery",
+    *(set(re.findall(r"^\w+$", LISTED, re.MULTILINE)) - {"cluster"}),
+]
 THEORY = [path for path in sorted((DOCS / "theory").glob("*.md")) if path.stem != "index"]
 
 
