@@ -247,6 +247,7 @@ class TestTransformations:
         )
         return run.edge.modes[-1, 0]
 
+    @pytest.mark.exhaustive
     def test_slopes(self):
         at = jnp.asarray(0.01), jnp.asarray(0.1)
         slopes = jax.grad(self.swing, (0, 1))(*at)

@@ -42,7 +42,9 @@ def test_flow_agrees_with_the_independent_implementation(reference, number):
         np.testing.assert_allclose(end, np.atleast_2d(wanted), atol=1e-8)
 
 
-@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize(
+    "rtol", [1e-4, pytest.param(1e-6, marks=pytest.mark.exhaustive), 1e-8]
+)
 def test_imbalance_is_conserved_up_to_the_tolerance(problem, network, rtol):
     flow = jf.gradient_flow(
         problem, network, jnp.linspace(0.0, 10.0, 3), rtol=rtol, atol=rtol
@@ -128,12 +130,14 @@ def test_weight_decay_shrinks_imbalance_exponentially(problem, network):
     np.testing.assert_allclose(ratio, jnp.exp(-4 * 0.05 * 2.0), rtol=1e-7)
 
 
+@pytest.mark.exhaustive
 def test_half_the_loss_takes_twice_the_time(problem, network):
     whole = jf.gradient_flow(problem, network, jnp.array([0.0, 1.0]), rtol=1e-10)
     half = jf.gradient_flow(0.5 * problem, network, jnp.array([0.0, 2.0]), rtol=1e-10)
     np.testing.assert_allclose(half.network.product, whole.network.product, atol=1e-8)
 
 
+@pytest.mark.exhaustive
 def test_implicit_solvers_agree(problem, network):
     times = jnp.array([0.0, 3.0])
     explicit = jf.gradient_flow(problem, network, times, rtol=1e-9)
@@ -260,6 +264,7 @@ def test_networks_that_do_not_fit_are_refused(problem):
         jf.gradient_flow(problem, (jnp.arange(2),), jnp.array([0.0, 1.0]))
 
 
+@pytest.mark.exhaustive
 def test_forward_slopes_of_several_directions_are_those_of_one(problem, network):
     """`jax.jacfwd` batches slopes alone, and not what they are slopes of."""
     options = {"solver": dfx.Tsit5(), "adjoint": dfx.ForwardMode()}
@@ -275,7 +280,9 @@ def test_forward_slopes_of_several_directions_are_those_of_one(problem, network)
     np.testing.assert_allclose(slopes, wanted, rtol=1e-10)
 
 
-@pytest.mark.parametrize("kind", [jf.MLP, jf.ResidualMLP])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(jf.MLP, marks=pytest.mark.exhaustive), jf.ResidualMLP]
+)
 def test_nonlinear_networks_flow_where_small_steps_of_descent_go(kind):
     """Descent is behind by its step size, so that two sizes say where it tends to."""
     x = jr.normal(jr.key(0), (20, 3))

@@ -77,6 +77,7 @@ def test_two_devices_compute_the_same_descents_as_one(call, tmp_path, whole):
     assert same(tmp_path / "runs", whole)
 
 
+@pytest.mark.exhaustive
 def test_two_devices_compute_the_same_flows_as_one(call, tmp_path):
     for devices in (1, 2):
         call("flows", tmp_path / str(devices), devices=devices)
