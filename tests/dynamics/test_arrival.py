@@ -172,6 +172,7 @@ class TestVerdicts:
         assert not run.ok
 
 
+@pytest.mark.exhaustive
 def test_records_are_the_same_whichever_solver_is_at_work():
     """A stiff flow, recorded before, around and after the switch."""
     loss = conditioned(1e4)

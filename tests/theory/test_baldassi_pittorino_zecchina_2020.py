@@ -231,7 +231,13 @@ def test_where_there_is_nothing_there_is_nan():
     assert not theory.replica_entropy(PERCEPTRON, 1.0, 0.3, 5).converged
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.exhaustive] * (name != "sign"))
+        for name in KERNELS
+    ],
+)
 def test_no_reference_is_better_than_the_bound(replica_reference, name):
     table = replica_reference["fp_spherical_alpha1"]
     rows = np.array(table[f"{name}_yinf"]["curve"])[:5]
