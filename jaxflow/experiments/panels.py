@@ -104,7 +104,8 @@ def arrange(
     along = _along(runs, values, clocks, against)
     ends = "record" in values.dims and along != "record"
     values = at_end(runs, values) if ends else values
-    known = "status" in runs and set(runs.status.dims) <= set(values.dims)
+    status = status_of(runs)
+    known = status is not None and set(status.dims) <= set(values.dims)
     # One value of an axis is no axis, but said in the legend.
     alone = [d for d, n in values.sizes.items() if n == 1 and d not in (along, "seed")]
     values = values.isel(dict.fromkeys(alone, 0))
@@ -119,7 +120,7 @@ def arrange(
         against=against,
         along=along,
         places=select(places),
-        status=select(runs.status) if known else None,
+        status=select(status) if known else None,
         others=tuple(others),
         ends=ends,
     )
@@ -127,11 +128,15 @@ def arrange(
 
 def quantities(runs: xr.Dataset) -> list[str]:
     """The variables that can be drawn: numbers, which verdicts are not."""
-    return [
-        str(name)
-        for name, values in runs.data_vars.items()
-        if values.dtype.kind in "biuf" and "flag_meanings" not in values.attrs
-    ]
+    names = [str(name) for name, v in runs.data_vars.items() if v.dtype.kind in "biuf"]
+    return [name for name in names if name != "status"]
+
+
+def status_of(runs: xr.Dataset) -> xr.DataArray | None:
+    """How runs ended, if that is known."""
+    if "status" not in runs.data_vars or runs.status.dtype.kind not in "iuf":
+        return None
+    return runs.status
 
 
 def _dataset(results: Result | Trajectory) -> xr.Dataset:
@@ -156,10 +161,7 @@ def _dataset(results: Result | Trajectory) -> xr.Dataset:
         more = [f"{name}_{k}" for k in range(value.ndim - batch - 1)]
         dims = members if name == "status" else [*members, "record", *more]
         named[name] = (dims, np.asarray(value))
-    return xr.Dataset(named).assign(status=(members, named["status"][1], _VERDICTS))
-
-
-_VERDICTS = {"flag_meanings": "those of Status"}
+    return xr.Dataset(named)
 
 
 def numbers(runs: xr.Dataset, quantity: str) -> xr.DataArray:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from . import catalogue
 from .axes import axis_label
-from .panels import LOST, arrange, at_end, longest_axis, numbers, quantities
+from .panels import LOST, arrange, at_end, longest_axis, numbers, quantities, status_of
 from .plots import plot
 from .programs import OWN
 from .sinks import PENDING
@@ -68,13 +68,9 @@ class Stored(NamedTuple):
             title += f": {self.progress}" if self.progress else ""
             for view, panels in _panels(runs).items():
                 for k in range(0, len(panels), _MOST):
-                    words = (
-                        branch.replace("/", "-"),
-                        view,
-                        str(k // _MOST + 1) if k else "",
-                    )
-                    name = "-".join(word for word in words if word)
-                    found[name] = _figure(title, panels[k : k + _MOST])
+                    name = f"{branch}/{view}/{1 + k // _MOST if k else ''}".strip("/")
+                    figure = _figure(title, panels[k : k + _MOST])
+                    found[name.replace("/", "-")] = figure
         if not found:
             raise ValueError(f"{self.name} holds no numbers to draw.")
         return found
@@ -83,8 +79,8 @@ class Stored(NamedTuple):
         """What the results say, or how much there is."""
         if self.experiment is not None:
             return self._of_experiment("headline")
-        known = [runs.status for runs in self.branches.values() if "status" in runs]
-        ends = [verdicts(status) for status in known]
+        known = [status_of(runs) for runs in self.branches.values()]
+        ends = [verdicts(status) for status in known if status is not None]
         return "\n".join(filter(None, [self.progress, *ends]))
 
     def summary(self) -> pd.DataFrame:
@@ -125,7 +121,7 @@ class Stored(NamedTuple):
             name: str(attrs[name]) for name in _ORIGIN if attrs.get(name) not in ("", None)
         }
         for name, form in (("arguments", "{}={}"), ("versions", "{} {}")):
-            if name in found:
+            if found.get(name, "").startswith("{"):
                 found[name] = pairs(found[name], form)
         if "float64" in found:
             found["float64"] = "yes" if attrs["float64"] else "no"
@@ -221,10 +217,12 @@ def _figure(title: str, panels) -> "Figure":
     from matplotlib.figure import Figure
 
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(11, 1 + 3.8 * rows), layout="constrained")
+    figure = Figure(figsize=(13, 1 + 3.8 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for axis, (runs, name, against) in zip(axes, panels, strict=False):
         plot(runs, name, against=against, ax=axis)
+        if legend := axis.get_legend():  # Here is room, so that it hides nothing.
+            legend.set(loc="upper left", bbox_to_anchor=(1, 1), frame_on=False)
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.suptitle(title, fontsize=10)
@@ -236,8 +234,9 @@ def _row(branch: str, runs: xr.Dataset, name: str) -> dict[str, Any]:
     values = numbers(runs, name)
     axes = ", ".join(f"{dim}: {size}" for dim, size in values.sizes.items())
     ends = at_end(runs, values).astype(float)
-    if "status" in runs and set(runs.status.dims) <= set(ends.dims):
-        ends = ends.where(~runs.status.isin([PENDING, *LOST]))
+    status = status_of(runs)
+    if status is not None and set(status.dims) <= set(ends.dims):
+        ends = ends.where(~status.isin([PENDING, *LOST]))
     known = ends.to_numpy()[np.isfinite(ends.to_numpy())]
     ranks = np.quantile(known, [0, 0.5, 1]) if known.size else np.full(3, np.nan)
     told = dict(zip(("least", "median", "largest"), ranks, strict=True))

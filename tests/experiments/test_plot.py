@@ -33,7 +33,7 @@ def sweep(seeds=5, scales=(0.1, 0.2, 0.4), depths=(2, 3)):
     return xr.Dataset(
         {
             "time": ((*dims, "record"), time),
-            "status": (dims, status, {"flag_meanings": "as in sweeps"}),
+            "status": (dims, status),
             "steps": (dims, np.full(shape, 30), {"fill": -1}),
             "sharpness": ((*dims, "record"), values),
             "far": ((*dims, "record"), values > 303),

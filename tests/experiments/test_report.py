@@ -45,7 +45,7 @@ def trajectories():
         {
             "time": (tuple(sizes), np.broadcast_to(np.arange(4.0), shape)),
             "steps": (rest, np.full(shape[:-1], 30)),
-            "status": (rest, status, {"flag_meanings": "as in sweeps"}),
+            "status": (rest, status),
             "loss": (tuple(sizes), values),
         },
         {name: np.arange(1, 1 + sizes[name]) for name in rest},
