@@ -297,7 +297,7 @@ def convolutional(
         height, width = -(-height // stride), -(-width // stride)
     shapes.append((outputs, channels[-1] * height * width))
     name = "init.convolutional(scale=...)"
-    scales = per_layer(jnp.asarray(scale, float), len(shapes), name)
+    scales = per_layer(scale, len(shapes), name)
     each = jnp.repeat(scales, np.array([math.prod(shape) for shape in shapes]))
     *kernels, readout = _normal(shapes, each, key)
     return ConvNet(tuple(kernels), readout, activation, image, stride)

@@ -4,7 +4,7 @@ import abc
 import functools as ft
 import itertools as it
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar, ScalarLike
 
 
 class AbstractLayered(eqx.Module):
@@ -493,24 +493,31 @@ class StochasticNeurons(eqx.Module):
 
 
 def per_layer(
-    values: Float[Array, "..."], layers: int, name: str, *, positive: bool = False
+    values: ArrayLike | Sequence[ScalarLike],
+    layers: int,
+    name: str,
+    *,
+    positive: bool = False,
 ) -> Float[Array, " layers"]:
     """One number for each layer, of one for all or of as many.
 
     Raises:
         ValueError: If there are neither one nor `layers`, one is not finite, or negative,
-            or zero where they must be `positive`.
+            or zero where they must be `positive`. Where that is known while tracing.
     """
+    known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+    given = np.asarray(values, float) if known else None
+    values = values if eqx.is_inexact_array(values) else jnp.asarray(values, float)
     if values.ndim and values.shape != (layers,):
         raise ValueError(
             f"`{name}` must be one number, or one for each of {layers} layers, but has "
             f"shape {values.shape}."
         )
-    if not isinstance(values, Tracer):
-        given = np.asarray(values)
-        if not np.all(np.isfinite(given) & ((given > 0) if positive else (given >= 0))):
+    if given is not None:
+        inside = np.isfinite(given) & ((given > 0) if positive else (given >= 0))
+        if not np.all(inside):
             wanted = "positive" if positive else "not negative"
-            raise ValueError(f"`{name}` must be finite and {wanted}, but is {values}.")
+            raise ValueError(f"`{name}` must be finite and {wanted}, but is {given}.")
     return jnp.broadcast_to(values, (layers,))
 
 

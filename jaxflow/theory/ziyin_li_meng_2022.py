@@ -94,7 +94,8 @@ def minimum(
 
     Raises:
         ValueError: If there are several outputs or a readout, the covariance is not
-            positive semidefinite, or a strength is out of range.
+            positive semidefinite, or a strength is out of range. Where strengths are only
+            known at run time, as members of a batch, their result is `nan`.
     """
     _check(problem, widths)
     return _minimum(problem, *_reduce(problem, widths, variance, decay), **_depth(widths))
@@ -320,7 +321,7 @@ def escape_norm(
         ValueError: If data are not isotropic, or decays differ.
     """
     decays = _decays(problem, widths, decay)
-    if not isinstance(decays, Tracer) and len(set(np.asarray(decays).tolist())) > 1:
+    if _concrete(jnp.any(decays != decays[0])):
         raise ValueError(
             "`escape_norm(decay=...)` must be the same for all layers, which else change "
             f"their norms at different rates, but is {decays}."
@@ -329,7 +330,10 @@ def escape_norm(
     found = stationary(problem, widths, variance=variance, decay=decay)
     barriers = jnp.where(jnp.isnan(found.loss) | found.stable, jnp.inf, found.scale)
     least = jnp.sqrt(jnp.min(barriers))
-    return least if len(widths) > 1 else jnp.where(jnp.isnan(found.loss[0]), jnp.inf, 0.0)
+    if len(widths) < 2:
+        least = jnp.where(jnp.isnan(found.loss[0]), jnp.inf, 0.0)
+    kept, _ = _reduce(problem, widths, variance, decay)
+    return jnp.where(jnp.isnan(kept), jnp.nan, least)
 
 
 class Bounds(NamedTuple):
@@ -397,17 +401,18 @@ def modes(
 
     Raises:
         ValueError: If data are not isotropic, or there are noise and more than one hidden
-            layer.
+            layer. Where the noise is only known at run time the result is `nan`.
     """
     _check(problem, widths, outputs=None)
     _check_isotropic("modes", problem)
-    kept, log_decay = _reduce(problem, widths, variance, decay)
-    if len(widths) > 1 and not (isinstance(kept, Tracer) or bool(kept == 1)):
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variance))
+    if len(widths) > 1 and not traced and np.any(np.asarray(variance) != 0):
         raise ValueError(
             "`modes` is known with noise for one hidden layer only, but `widths` is "
             f"{tuple(widths)} and `variance` {variance}."
         )
-    return _modes(problem, kept, log_decay, tuple(widths))
+    reduced = _reduce(problem, widths, variance, decay)
+    return _modes(problem, *reduced, tuple(widths))
 
 
 @ft.partial(jax.jit, static_argnames="widths")
@@ -424,6 +429,8 @@ def _modes(problem, kept, log_decay, widths):
         given = jnp.ones_like(mean), log_decay
         alone = lambda s: _minimum(_scalar(size, s), *given, **_depth(widths)).map[0]
         values = jnp.where(fits, jax.vmap(alone)(signals), 0)
+        kept = jnp.where(kept == 1, kept, jnp.nan) if hidden else kept
+    values = jnp.where(jnp.isnan(kept + log_decay), jnp.nan, values)
     powers = jax.vmap(lambda v: _scale(v[None], hidden))(values)
     excess = size * jnp.sum((values - signals / size) ** 2)
     noise = size * (1 / kept - 1) * jnp.sum(values) ** 2
@@ -453,9 +460,10 @@ def _minimum(problem, kept, log_decay, hidden, kind):
     logs, there = _roots(curve.still, jax.lax.stop_gradient(log_decay))
     gains = jnp.where(there, jax.vmap(curve.still.gap)(logs), jnp.inf)
     best = jnp.argmin(gains)
-    trivial = ~(gains[best] < 0)
-    log = _settle(curve, logs[best], ~trivial, log_decay)
-    vector = jnp.where(trivial, 0, curve.map(log))
+    better, allowed = gains[best] < 0, ~jnp.isnan(kept)
+    log = _settle(curve, logs[best], better, log_decay)
+    vector = jnp.where(better, curve.map(log), jnp.where(allowed, 0, jnp.nan))
+    trivial = ~better & allowed
     loss = _loss(problem, vector, kept, log_decay, hidden)
     return Minimum(loss, vector, _scale(vector, hidden), trivial)
 
@@ -484,7 +492,8 @@ def _transition(problem, kept, hidden, kind, top):
     if kind < 2:
         length = _length(curve.signal)
         decay = length if kind else jnp.full_like(length, jnp.inf)
-        return Transition(decay, jnp.zeros_like(length))
+        none = jnp.where(jnp.isnan(kept), jnp.nan, 0.0)  # Of a noise that is none.
+        return Transition(decay + none, jnp.zeros_like(length) + none)
     flat = jax.grad(curve.log_decay) if top else curve.gap
     log = _newton(flat, (_top if top else _crossing)(curve.still))
     return Transition(jnp.exp(curve.log_decay(log)), _length(curve.map(log)))
@@ -656,24 +665,27 @@ def _loss(problem, vector, kept, log_decay, hidden):
 def _length(vector):
     """The norm, whose slope at zero is zero."""
     square = vector @ vector
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    zero = square == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def _scale(vector, hidden):
     square = vector @ vector
-    power = jnp.where(square > 0, square, 1) ** (1 / (hidden + 1))
-    return jnp.where(square > 0, power, 0)
+    zero = square == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, square) ** (1 / (hidden + 1)))
 
 
 def _decays(problem, widths, decay):
-    values = jnp.asarray(decay, float)
-    values = per_layer(values, len(widths) + 1, "decay", positive=True)
+    values = per_layer(decay, len(widths) + 1, "decay", positive=True)
     return values.astype(problem.covariance.dtype)
 
 
 def _reduce(problem, widths, variance, decay) -> tuple[Scalar, Scalar]:
-    r"""$\rho$ and $\log \gamma$, all that the minimum knows of these."""
-    variances = per_layer(jnp.asarray(variance, float), len(widths), "variance")
+    r"""$\rho$ and $\log \gamma$, all that the minimum knows of these.
+
+    Both are `nan` where a strength that is only known at run time is out of range.
+    """
+    variances = per_layer(variance, len(widths), "variance")
     variances = variances.astype(problem.covariance.dtype)
     sizes = jnp.asarray(widths, variances.dtype)
     return _reduced(sizes, variances, _decays(problem, widths, decay))
@@ -681,7 +693,9 @@ def _reduce(problem, widths, variance, decay) -> tuple[Scalar, Scalar]:
 
 @jax.jit
 def _reduced(sizes, variances, decays):
-    return jnp.prod(sizes / (sizes + variances)), jnp.mean(jnp.log(decays))
+    kept, log_decay = jnp.prod(sizes / (sizes + variances)), jnp.mean(jnp.log(decays))
+    allowed = jnp.all(variances >= 0) & jnp.all(decays > 0)
+    return jnp.where(allowed, kept, jnp.nan), jnp.where(allowed, log_decay, jnp.nan)
 
 
 def _depth(widths) -> dict[str, Any]:
