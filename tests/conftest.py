@@ -11,11 +11,9 @@ from pathlib import Path
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` it is as users have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # Of small matrices more are slower.
-# Batches of several decompositions at once have waited for ever: XLA (0.10) waits for its
-# pool of threads in the threads of the pool.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-)
+# XLA (0.10) waits for its pool of threads in the threads of the pool, where batches of two
+# decompositions at once wait for ever if there are two. One thread does all by itself.
+os.environ["NPROC"] = "1"
 
 import jax
 

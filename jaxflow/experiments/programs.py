@@ -150,11 +150,12 @@ class Program:
 
 
 def _options() -> dict[str, Any]:
-    """How chunks are compiled: on a CPU, for one thread of each device.
+    """How chunks are compiled: on a CPU, with kernels that one thread computes.
 
-    XLA (0.10) hands the members of a batched decomposition (`eigh`, `svd`, ...) to a pool
-    of threads and waits in one of them. Where a program has as many decompositions at once
-    as there are threads, all wait for ever.
+    The other devices have chunks of their own. Batched decompositions (`eigh`, `svd`, ...)
+    do not listen: XLA (0.10) hands their members to a pool of `NPROC` threads, if there is
+    more than one, and waits in one of them. Where as many wait at once as there are
+    threads, all wait for ever.
     """
     cpu = jax.default_backend() == "cpu"
     return {"xla_cpu_multi_thread_eigen": False} if cpu else {}
