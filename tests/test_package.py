@@ -99,8 +99,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 def test_the_readme_works_with_the_wheel(environment, tmp_path):
     block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    shown = 'flow.observed["sharpness"][-1]'
-    code = f"{block}\nprint(jf.__file__, round(float({shown}), 2))"
+    shown = "jnp.mean(slopes)"
+    code = f"{block}\nprint(jf.__file__, round(float({shown}), 4))"
     where, number = call(environment / "bin" / "python", "-c", code, where=tmp_path).split()
     assert Path(where).is_relative_to(environment)
     assert f"{shown}  # {number}" in README
