@@ -55,6 +55,8 @@ AXES = {
     "weights": "weights",
     "b": "$b$, the weight of each neuron to the output",
     "minimum": "minimum",
+    "norm": r"norm of each layer, $\|W_i\|_F$",
+    "regime": "strength of decay",
     # Losses and data.
     "decay": DECAY,
     "decay_share": DECAY_SHARE,
@@ -69,11 +71,13 @@ AXES = {
     "input": "input",
     "inputs": "inputs",
     "input_variance": "variance of the inputs",
+    "signal": r"strength of the signal, $|E[x y]|$",
     "white": "white inputs",
     # Where theory is evaluated, and what is measured.
     "exact_scale": "scale of the start",
     "exact_decay": DECAY,
     "exact_decay_share": DECAY_SHARE,
+    "exact_signal": r"strength of the signal, $|E[x y]|$",
     "root": "solution",
     "share": "share of the way",
     "reference": "reference",

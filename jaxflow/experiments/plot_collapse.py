@@ -17,7 +17,9 @@ def phases(runs: xr.Dataset, axes: Any):
         some, colour = runs.sel(hidden=hidden), colour_of(k)
         label = layers_of("plain", hidden)
         jump = f", $\\gamma_c$ = {float(some.critical[0]):.5g}" if hidden > 0 else ""
-        jump += f", $\\gamma_s$ = {float(some.spinodal[0]):.5g}" if hidden > 1 else ""
+        if hidden > 1:
+            jump += f", $\\gamma_s$ = {float(some.spinodal[0]):.5g}"
+            jump += f", jump {float(some.jump):.3g}"
         order.plot(runs.exact_decay, some["size"], color=colour, lw=1.5, label=label + jump)
         stable = some.branch.where(some.stable.astype(bool))
         saddle = some.branch.where(~some.stable.astype(bool))
@@ -46,6 +48,30 @@ def phases(runs: xr.Dataset, axes: Any):
     diagram.set(ylabel=AXES["decay"])
     order.legend(fontsize=7, ncol=2, loc="upper center")
     diagram.legend(fontsize=7)
+
+
+REGIMES = {
+    "below": ("-", "below the critical decay"),
+    "between": ("--", "between it and the spinodal"),
+    "above": (":", "above the spinodal"),
+}
+
+
+def landscape(runs: xr.Dataset, axes: Any):
+    """The least loss for a norm of the layers: without a barrier, and with one."""
+    for axis, depths in zip(axes, ((0, 1), (2, 3)), strict=True):
+        for hidden in depths:
+            for regime in runs.regime.to_numpy():
+                style, words = REGIMES[str(regime)]
+                some = runs.sel(hidden=hidden, regime=regime)
+                label = f"{layers_of('plain', hidden)}, decay {some.strength_of_decay:.3g}"
+                label += f", {words}" if hidden > 1 else ""
+                line = {"color": colour_of(hidden), "ls": style, "label": label}
+                axis.plot(runs.norm, some.above_zero, **line)
+        axis.axhline(0, color="0.6", lw=1)
+        axis.set(xlabel=AXES["norm"], ylim=(-0.35 if max(depths) > 1 else -0.85, 0.35))
+        axis.set(ylabel="least loss, above that of the origin")
+        axis.legend(fontsize=7)
 
 
 def slices(runs: xr.Dataset, axes: Any):
@@ -119,6 +145,31 @@ def trapping(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
+def signal(runs: xr.Dataset, axes: Any):
+    """The error over that of zero against the strength of the signal, by activation."""
+    for axis, hidden in zip(axes, runs.hidden.to_numpy(), strict=True):
+        some = runs.sel(hidden=hidden)
+        axis.plot(
+            runs.exact_signal, some.exact_error, color="0.3", label="exact, linear", lw=1.5
+        )
+        for k, name in enumerate(runs.activation.to_numpy()):
+            error = some.error.sel(activation=name)
+            middle = error.median("seed")
+            low, high = error.min("seed"), error.max("seed")
+            spread = np.abs(np.stack([middle - low, high - middle]))
+            style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "capsize": 2}
+            style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
+            axis.errorbar(runs.signal, middle, spread, lw=1, label=name, **style)
+        if hidden > 1:
+            where = {"color": "0.3", "ls": ":", "lw": 1}
+            words = "below, zero is the only minimum (linear)"
+            axis.axvline(float(some.least_signal), label=words, **where)
+        axis.set(xscale="log", xlabel=AXES["signal"], ylim=(-0.03, 1.05))
+        axis.set(ylabel="training error over that of the origin")
+        axis.set_title(layers_of("plain", hidden), fontsize=9)
+        axis.legend(fontsize=7)
+
+
 def variance(runs: xr.Dataset, axes: Any):
     """The exact variance as lines, and that of drawn outputs with errors as points."""
     first, second = axes
@@ -167,9 +218,11 @@ def networks(runs: xr.Dataset, axes: Any):
 
 PANELS = {
     "phases": phases,
+    "landscape": landscape,
     "slices": slices,
     "training": training,
     "trapping": trapping,
+    "signal": signal,
     "variance": variance,
     "networks": networks,
 }

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 PARTS = {
     "phases": "global minima, transitions and hysteresis against weight decay",
+    "landscape": "the least loss of linear networks of a size, around the transitions",
     "slices": "the loss along the solution of a linear network, for other activations",
     "training": "training with noise and weight decay, against the exact minimum",
     "trapping": "random starts against weight decay and the size of the solution",
+    "signal": "training against the strength of the signal, for four activations",
     "variance": "prediction variance at the exact minimum",
     "networks": "tanh networks, plain and residual, against weight decay",
 }
@@ -50,15 +52,15 @@ def run(
     """Exact minima of noisy deep linear networks with weight decay, and who finds them.
 
     Args:
-        only: Some of `phases`, `slices`, `training`, `trapping`, `variance` and
-            `networks`. By default all of them.
+        only: Some of `phases`, `landscape`, `slices`, `training`, `trapping`, `signal`,
+            `variance` and `networks`. By default all of them.
         data: For the training: `diabetes` or `digits` (shipped with scikit-learn),
             `paper` (the data of Marion & Chizat, 2024), or the path of a CSV file.
         target: For a file, the column to predict from all others.
         hidden: For the training, the number of hidden layers, of 16 neurons.
         variance: For the training, the variance of the factors that multiply neurons;
             dropout with rate r has r / (1 - r).
-        seeds: Random starts, instead of 8, and 3 for the tanh networks.
+        seeds: Random starts, instead of 8, and 3 for nonlinear networks.
         seed: Which random numbers.
         quick: Fewer values, steps and seeds: a look.
         sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
@@ -87,11 +89,13 @@ def run(
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep, loaded, hidden, variance)
     jobs = {
         "networks": _networks,
+        "signal": _signal,
         "training": _training,
         "phases": _phases,
         "trapping": _trapping,
         "variance": _variance,
         "slices": _slices,
+        "landscape": _landscape,
     }
     tree = together(names, jobs, plan, PARTS, progress)
     tree.attrs["data"] = "" if loaded is None else loaded.description
@@ -191,11 +195,13 @@ def _phases(plan: _Plan) -> "xr.Dataset":
             ]
         else:
             curves = [jnp.full(noises.size + 1, 1.0 if hidden else jnp.inf)] * 2
-        return found | dict(zip(("critical", "spinodal"), curves, strict=True))
+        jump = theory.critical_point(problem, widths).size
+        named = zip(("critical", "spinodal"), curves, strict=True)
+        return found | dict(named) | {"jump": jump}
 
     runs = plan("phases", follow, seeds=1, loop={"hidden": depths}).isel(seed=0)
     axes = {name: {f"{name}_0": "decay"} for name in ("up", "down")}
-    axes |= {"size": {"size_0": "exact_decay"}}
+    axes |= {"size": {"size_0": "exact_decay"}, "jump": {}}
     axes |= {
         name: {f"{name}_0": "exact_decay", f"{name}_1": "root"}
         for name in ("branch", "stable")
@@ -203,6 +209,43 @@ def _phases(plan: _Plan) -> "xr.Dataset":
     axes |= {name: {f"{name}_0": "noise"} for name in ("critical", "spinodal")}
     places = {"decay": strengths, "exact_decay": fine, "noise": [0.0, *noises]}
     return labelled(runs, axes).assign_coords(places)
+
+
+def _landscape(plan: _Plan) -> "xr.Dataset":
+    """The loss above that of zero against the norm of the layers, for unit data."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import xarray as xr
+
+    del plan  # All of it is exact.
+    theory = jf.theory.ziyin_li_meng_2022
+    problem, norms = _unit(), np.linspace(0, 1.25, 251)
+
+    def line(hidden):
+        widths = (4,) * hidden
+        first = theory.critical_point(problem, widths).decay
+        last = theory.spinodal_point(problem, widths).decay
+        # Without a hidden layer nothing happens at any decay.
+        decays = jnp.stack([0.8 * first, (first + last) / 2, 1.2 * last])
+        decays = jnp.where(jnp.isinf(decays), jnp.array([0.25, 0.5, 1.0]), decays)
+        loss = lambda decay, norm: theory.effective_loss(
+            problem, widths, norm[None] ** (hidden + 1), decay=decay
+        )
+        losses = jax.vmap(lambda g: jax.vmap(lambda n: loss(g, n))(jnp.asarray(norms)))
+        return losses(decays) - loss(decays[0], jnp.zeros(())), decays
+
+    depths = (0, 1, 2, 3)
+    found = [line(hidden) for hidden in depths]
+    above, decays = (np.stack(values) for values in zip(*found, strict=True))
+    names = ["below", "between", "above"]
+    return xr.Dataset(
+        {
+            "above_zero": (("hidden", "regime", "norm"), above),
+            "strength_of_decay": (("hidden", "regime"), decays),
+        },
+        {"hidden": list(depths), "regime": names, "norm": norms},
+    )
 
 
 def _slices(plan: _Plan) -> "xr.Dataset":
@@ -243,15 +286,33 @@ def _slices(plan: _Plan) -> "xr.Dataset":
             return jnp.stack([each(1.0), each(slope)])
 
         found = [pair(*both) for both in activations.values()]
-        # The curvature at zero, if the slope there is that of half of the inputs.
+        # The curvature at zero, where a neuron passes on its slope times its input: that of
+        # the network, and the one which the weights were made for.
         power = jnp.sum(signal**2)
         slopes = jnp.array([slope for _, slope in activations.values()])
-        curvature = 2 * width * (strength - slopes**2 * power / strength)
-        return {"loss": jnp.stack(found), "curvature": curvature, "origin": jnp.mean(y**2)}
+        raw = strength + (1 - 2 * slopes) * power / strength
+        corrected = strength - slopes**2 * power / strength
+        curvature = 2 * width * jnp.stack([raw, corrected], axis=1)
+        # And as it is, so near to zero that the next order is a hundredth.
+        near = 1e-3 * jnp.array([-1.0, 0.0, 1.0])
+        bend = jnp.array([1.0, -2.0, 1.0]) / 1e-6
+
+        def bent(activation, slope):
+            return bend @ jax.vmap(lambda b: along(activation, slope, b))(near)
+
+        seen = [[bent(f, s) for s in (1.0, slope)] for f, slope in activations.values()]
+        return {
+            "loss": jnp.stack(found),
+            "curvature": curvature,
+            "curvature_seen": jnp.array(seen),
+            "origin": jnp.mean(y**2),
+        }
 
     runs = plan("slices", slices, seeds=1).isel(seed=0)
     axes = {"loss": {"loss_0": "activation", "loss_1": "weights", "loss_2": "b"}}
-    axes |= {"curvature": {"curvature_0": "activation"}, "origin": {}}
+    for name in ("curvature", "curvature_seen"):
+        axes[name] = {f"{name}_0": "activation", f"{name}_1": "weights"}
+    axes |= {"origin": {}}
     names = {"activation": list(activations), "weights": ["linear", "slope-corrected"]}
     return labelled(runs, axes).assign_coords(names | {"b": sizes})
 
@@ -367,6 +428,68 @@ def _trapping(plan: _Plan) -> "xr.Dataset":
     return runs.assign(
         spinodal=("input_variance", spinodal), critical=("input_variance", critical)
     )
+
+
+def _signal(plan: _Plan) -> "xr.Dataset":
+    """One and two hidden layers that learn a linear function times a number.
+
+    From starts of the usual size, on white inputs, half of which are minus the others.
+    """
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    theory = jf.theory.ziyin_li_meng_2022
+    inputs, width, half, decay = 10, 32, 64, 0.05
+    steps = 1_000 if plan.quick else 3_000
+    strengths = np.geomspace(0.05, 2, 5 if plan.quick else 12)
+    half_way = jr.normal(jr.fold_in(plan.key, 3), (half, inputs))
+    # Orthogonal columns: all variances are one, exactly.
+    half_way = jnp.linalg.qr(half_way)[0] * half**0.5
+    x = jnp.concatenate([half_way, -half_way])
+    y = x[:, :1]
+    activations = {
+        "linear": lambda z: z,
+        "tanh": jnp.tanh,
+        "ReLU": jax.nn.relu,
+        "swish": jax.nn.swish,
+    }
+
+    def descend(key, hidden, activation, signal):
+        weights = _fan_in((inputs, *[width] * hidden, 1), key).weights
+        error = jf.MeanSquaredError(x, signal * y)
+        # Over that of zero.
+        observe = {"error": lambda _, network: error(network) / signal**2}
+        options = {"step_size": 0.05, "every": steps, "observe": observe}
+        loss = error + jf.WeightDecay(decay)  # pyright: ignore
+        start = jf.MLP(weights, activation)
+        return jf.gradient_descent(loss, start, steps, **options)
+
+    depths = (1, 2)
+    loop = {"hidden": depths, "activation": activations}
+    runs = plan(
+        "signal", descend, seeds=plan.count(3), loop=loop, axes={"signal": strengths}
+    ).isel(record=-1)
+    fine = np.geomspace(strengths[0], strengths[-1], 200)
+
+    def exact(hidden):
+        def error(signal):
+            problem = jf.Regression(signal[None, None], jnp.eye(1), jnp.zeros(()))
+            vector = theory.minimum(problem, (width,) * hidden, decay=decay).map
+            return (1 - vector[0] / signal) ** 2
+
+        return jax.vmap(error)(jnp.asarray(fine))
+
+    def least(hidden):
+        """Where there is a minimum besides zero, for a network of slope one at zero."""
+        unit = float(theory.spinodal_point(_unit(), (width,) * hidden).decay)
+        return (decay / unit) ** ((hidden + 1) / (2 * hidden))
+
+    return runs.assign(
+        exact_error=(("hidden", "exact_signal"), np.stack([exact(d) for d in depths])),
+        least_signal=("hidden", [least(d) for d in depths]),
+    ).assign_coords(exact_signal=fine)
 
 
 def _variance(plan: _Plan) -> "xr.Dataset":
@@ -506,7 +629,28 @@ def _phases_rows(runs):
         back = last("down")
         falling = "never" if back != back else f"from {back:.3g}"
         found = f"nonzero up to {last('up'):.3g} rising, {falling} falling"
+        if hidden:
+            found = f"jumps by {float(some.jump):.4g}; {found}"
         yield {"case": case, **decays, "finding": found}
+
+
+def _landscape_rows(runs):
+    import numpy as np
+
+    for hidden in runs.hidden.to_numpy():
+        for regime in runs.regime.to_numpy():
+            line = runs.above_zero.sel(hidden=hidden, regime=regime)
+            # Minima inside: the differences turn from falling to rising.
+            slopes = line.diff("norm").to_numpy()
+            inside = np.flatnonzero((slopes[:-1] < 0) & (slopes[1:] > 0)) + 1
+            found = [
+                f"at norm {float(line.norm[k]):.3g} ({float(line[k]):+.3g})" for k in inside
+            ]
+            zero = ["at zero"] if slopes[0] > 0 else []
+            finding = "minima " + " and ".join(zero + found)
+            decay = float(runs.strength_of_decay.sel(hidden=hidden, regime=regime))
+            case = f"{layers_of('plain', hidden)}, decay {decay:.3g}"
+            yield {"case": case, "finding": finding}
 
 
 def _slices_rows(runs):
@@ -516,7 +660,13 @@ def _slices_rows(runs):
             line = some["loss"].sel(weights=weights)
             lowest = float(line.min() - runs.origin)
             b = abs(float(runs.b[int(line.argmin("b"))]))
-            finding = f"least at |b| = {b:.2f}, {-lowest:.3g} below the origin"
+            finding = f"least at |b| = {b:.2f}, {-lowest:.3g} below the origin; curvature "
+            finding += "{:.4g} there, {:.4g} by theory".format(
+                *(
+                    float(some[n].sel(weights=weights))
+                    for n in ("curvature_seen", "curvature")
+                )
+            )
             yield {"case": f"{name}, {weights}", "finding": finding}
 
 
@@ -559,6 +709,20 @@ def _trapping_rows(runs):
             }
 
 
+def _signal_rows(runs):
+    for hidden in runs.hidden.to_numpy():
+        for name in runs.activation.to_numpy():
+            error = runs.error.sel(hidden=hidden, activation=name).median("seed")
+            alive = runs.signal[(error < 0.99).to_numpy()]
+            first = float(alive.min()) if alive.size else float("nan")
+            finding = f"learned from a signal of {first:.3g} on"
+            if hidden > 1:
+                least = float(runs.least_signal.sel(hidden=hidden))
+                finding += f"; a linear network has a solution from {least:.3g} on"
+            case = f"{name}, {layers_of('plain', hidden)}"
+            yield {"case": case, "finding": finding}
+
+
 def _variance_rows(runs):
     for name in ("width", "hidden", "noise"):
         line, mean, error = (
@@ -598,9 +762,11 @@ def _networks_rows(runs):
 
 _ROWS = {
     "phases": _phases_rows,
+    "landscape": _landscape_rows,
     "slices": _slices_rows,
     "training": _training_rows,
     "trapping": _trapping_rows,
+    "signal": _signal_rows,
     "variance": _variance_rows,
     "networks": _networks_rows,
 }
