@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import CycloptsError
 from pages import run_page
+
+from jaxflow.__main__ import _app
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -22,15 +25,28 @@ def test_code_runs_and_shows_its_results(session):
     assert names["slopes"].shape == (8,)
 
 
-def test_commands_are_those_of_the_command_line():
-    """Every flag that the README uses is an argument of the experiment."""
-    from jaxflow.experiments.flat_minima import run
+PAGES = [README, *sorted(README.parent.glob("docs/**/*.md"))]
+COMMAND = re.compile(r"\bjaxflow ((?:list|run|show|report)\b[^\n`|&)]*|--\w+)")
+COMMANDS = {
+    found.strip()
+    for page in PAGES
+    if "_build" not in page.parts
+    for found in COMMAND.findall(page.read_text())
+}
 
-    commands = re.findall(r"jaxflow run flat-minima (.*)", README.read_text())
-    flags = {flag for command in commands for flag in re.findall(r"--([a-z-]+)", command)}
-    known = set(run.__annotations__) | {"help"}
-    assert flags - {"help"}
-    assert {flag.replace("-", "_") for flag in flags} <= known
+
+@pytest.mark.parametrize("words", sorted(COMMANDS - {"run", "list", "show", "report"}))
+def test_commands_are_those_of_the_command_line(words):
+    """With its own parser: names, flags, and values of the right type."""
+    _app().parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_commands_of_pages_are_found_and_mistakes_in_them_too():
+    assert len(COMMANDS) > 10
+    assert any("--step-sizes" in words for words in COMMANDS)
+    for wrong in ("run flat-minmia", "run flat-minima --stepsize 1", "report"):
+        with pytest.raises(CycloptsError):
+            _app().parse_args(wrong, exit_on_error=False, print_error=False)
 
 
 def test_import_changes_nothing():
