@@ -193,11 +193,7 @@ def served():
 
 
 def test_a_slider_in_a_browser():
-    """Needs a Chromium, in the path or named by `CHROMIUM`, and `pip install playwright`.
-
-    `npm install @sparticuz/chromium` brings a Chromium for Linux without downloads from
-    elsewhere; its `executablePath()` unpacks it.
-    """
+    """Needs a Chromium, in the path or named by `CHROMIUM`."""
     names = "chromium", "chromium-browser", "google-chrome", "chrome"
     browser = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, names)), None
