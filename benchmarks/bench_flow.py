@@ -29,6 +29,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow
 from jaxflow.dynamics.exponential import ExponentialRosenbrock
+from jaxflow.experiments.palette import colour_of
 
 STEPS, SECONDS, ARRIVED = 100_000, 10.0, 1e-12
 counts, deadline = Counter(), 0.0
@@ -317,15 +318,15 @@ def draw(found, path):
 
     options = {"sharex": True, "sharey": True, "layout": "constrained"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), **options)
-    colours = ["k", *plt.get_cmap("tab10").colors]
     for ax, case in zip(axes, ("easy", "stiff"), strict=True):
         for k, method in enumerate(EVERY):
             some = [r for r in found if (r["case"], r["method"][:-6]) == (case, method)]
             some.sort(key=lambda r: float(r["method"][-5:]))
             x, y = np.array([(r["run_ms"] / 1e3, float(r["error"])) for r in some]).T
             there = np.array([r["status"] == "CONVERGED" for r in some])
-            style = {"color": colours[k], "marker": "os^<vDdPX*"[k], "ms": 7 - (k > 0)}
-            ax.plot(x[there], y[there], lw=1.2 + 1.2 * (k == 0), label=method, **style)
+            style = {"color": colour_of(k), "marker": "os^<vDdPX*"[k], "ms": 7 - (k > 0)}
+            line = {"lw": 1.2 + 1.2 * (k == 0), "ls": "-" if k < 7 else "--"}
+            ax.plot(x[there], y[there], label=method, **line, **style)
             ax.plot(x[~there], y[~there], ls="", mfc="white", **style)
         ax.axvline(SECONDS, color="0.6", ls=":", label="budget")
         ax.set(xscale="log", yscale="log", xlabel="wall time of a run, compiled (s)")
