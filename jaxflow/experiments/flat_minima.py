@@ -4,6 +4,7 @@ Marion & Chizat (2024): minimisers have a least sharpness, gradient flow from sm
 residual starts ends within a constant of it, and descent cannot end above $2 / \eta$.
 """
 
+import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable
@@ -103,11 +104,16 @@ def run(
     residual = ft.partial(jf.init.residual, width, depth)
     progress(loaded.description)
     plan = _Plan(depth, step_sizes, steps, seeds, key, sweep or named, progress)
-    branches = {
-        "gaussian": plan.branch("gaussian", plain, gaussian, scales),
-        "residual": plan.branch("residual", projected, residual, residual_scales),
-    }
-    tree = xr.DataTree.from_dict(branches)
+    # Compiling takes most of the time, and one core: all four sweeps at once.
+    pool = concurrent.futures.ThreadPoolExecutor(4)
+    try:
+        started = {
+            "gaussian": plan.start(pool, "gaussian", plain, gaussian, scales),
+            "residual": plan.start(pool, "residual", projected, residual, residual_scales),
+        }
+        tree = xr.DataTree.from_dict({name: join() for name, join in started.items()})
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     tree.attrs.update(data=loaded.description, depth=depth, width=width)
     return tree
 
@@ -195,11 +201,8 @@ class _Plan:
     sweep: Callable[..., "xr.Dataset"]
     progress: Callable[[str], Any]
 
-    def branch(self, name, problem, draw, scales) -> "xr.Dataset":
-        """Flow and descent over the grid, with the flow at step size 0."""
-        import jax
-        import xarray as xr
-
+    def start(self, pool, name, problem, draw, scales) -> Callable[[], "xr.Dataset"]:
+        """Flow and descent over the grid, with the flow at step size 0, when called."""
         watch = (
             "excess",
             "distance",
@@ -214,12 +217,18 @@ class _Plan:
 
         size = f"{len(scales)} scales x {self.seeds} seeds"
         self.progress(f"{STARTS[name]}, gradient flow: {size}")
-        flow = self._flow(name, problem, draw, scales, observe)
+        flow = pool.submit(self._flow, name, problem, draw, scales, observe)
         self.progress(
             f"{STARTS[name]}, descent: {len(self.step_sizes)} step sizes x {size}"
         )
-        descent = self._descent(name, problem, draw, scales, observe)
-        runs = xr.concat([flow, descent], "step_size", data_vars="all", join="exact")
+        descent = pool.submit(self._descent, name, problem, draw, scales, observe)
+        return lambda: self._join(problem, [flow.result(), descent.result()])
+
+    def _join(self, problem, parts) -> "xr.Dataset":
+        import jax
+        import xarray as xr
+
+        runs = xr.concat(parts, "step_size", data_vars="all", join="exact")
         runs = layered(runs)
         theory = jax.jit(_theory, static_argnums=1)(problem, self.depth)
         return runs.assign_attrs({name: float(value) for name, value in theory.items()})
