@@ -27,9 +27,12 @@ def chain(runs: xr.Dataset, axes: Any):
     for sign, label in ((1, "minima, $w_1 w_2 = 1$"), (-1, None)):
         plane.plot(sign * first, sign / first, color="0.3", lw=1, label=label)
     curve.plot(first, 2 * (first**2 + first**-2), color="0.3", lw=1, label="minima")
+    three = {"color": "0.65", "lw": 1, "label": "minima of three layers, $w_2 = w_3$"}
+    curve.plot(first, 2 * (2 * first + first**-2), **three)
     curve.axhline(
         runs.attrs["flattest"], color="0.3", ls="--", lw=1, label="least sharpness"
     )
+    curve.axhline(6, color="0.65", ls="--", lw=1)
     for k, step_size in enumerate(runs.step_size.to_numpy()):
         run = runs.sel(step_size=step_size)
         label = f"step size {step_size:g}: {Status(int(run.status)).name.lower()}"
@@ -52,18 +55,25 @@ def chain(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
-_ENDS = {"minimum": ("-", "o"), "saddle": ("--", "X"), "on its way": ("-.", ">")}
+_ENDS = {
+    "minimum": ("-", "o"),
+    "minimum, by rounding": (":", "P"),
+    "saddle": ("--", "X"),
+    "on its way": ("-.", ">"),
+}
 
 
 def residual(runs: xr.Dataset, axes: Any):
     """Excess in time, and where each target ends: how sharp, and whether at a minimum."""
     time, ends = axes
-    deepest = runs.isel(depth=-1)
+    deepest, kinds = runs.isel(depth=-1), set()
     for k, target in enumerate(runs.target.to_numpy()):
         run = deepest.sel(target=target)
         style = {"color": colour_of(k), "ls": _ENDS[_end(run)][0]}
         time.plot(run.time[1:], np.maximum(run.excess[1:], 1e-25), label=target, **style)
-    for kind, (line, _) in _ENDS.items():
+        kinds |= {_end(runs.sel(target=target, depth=depth)) for depth in runs.depth}
+    kinds = {kind: style for kind, style in _ENDS.items() if kind in kinds}
+    for kind, (line, _) in kinds.items():
         time.plot([], [], color="0.5", ls=line, label=f"ends: {kind}")
     last, places = runs.isel(record=-1), np.arange(runs.sizes["target"])
     for k, depth in enumerate(runs.depth.to_numpy()):
@@ -75,7 +85,7 @@ def residual(runs: xr.Dataset, axes: Any):
                 run.sharpness / run.flattest, place, marker, ms=8, color=colour_of(k + 1)
             )
         ends.plot([], [], "s", color=colour_of(k + 1), label=f"depth {depth}")
-    for kind, (_, marker) in _ENDS.items():
+    for kind, (_, marker) in kinds.items():
         ends.plot([], [], marker, color="0.5", ms=8, label=kind)
     ends.axvline(1, color="0.3", ls="--", lw=1, label="flattest minima")
     ends.set_yticks(places, runs.target.to_numpy())
@@ -85,12 +95,13 @@ def residual(runs: xr.Dataset, axes: Any):
         xscale="log", yscale="log", xlabel=f"{AXES['time']}, depth {int(deepest.depth)}"
     )
     time.set(ylabel="loss above the floor")
-    for axis in axes:
-        axis.legend(fontsize=7)
+    time.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    ends.legend(fontsize=7)
 
 
 def _end(run: xr.Dataset) -> str:
-    kinds = {Status.CONVERGED: "minimum", Status.PLATEAU: "saddle"}
+    minimum = "minimum, by rounding" if bool(run.crossed) else "minimum"
+    kinds = {Status.CONVERGED: minimum, Status.PLATEAU: "saddle"}
     return kinds.get(Status(int(run.status)), "on its way")
 
 
@@ -143,18 +154,22 @@ def gains(runs: xr.Dataset, axes: Any):
                 style = {"color": colour, "marker": marker, "ms": 4, "lw": 1}
                 style |= {"alpha": 0.5, "lw": 0.6} if name == "random" else {}
                 axis.plot(layers, [1, *one], label=label, **style)
+        mean = some["mean"].median("seed").to_numpy()
+        largest.plot(layers, [1, *mean], color=colour, ls=":", lw=0.9)
     line = {"color": "0.3", "ls": "--", "lw": 1}
+    largest.plot([], [], color="0.3", ls=":", lw=0.9, label="mean gain of all signals")
     path.plot(layers, top ** (layers / depth), label=r"theory: $\sigma^{l/L}$", **line)
     largest.fill_between(
         layers[1:-1], runs.lower, runs.upper, color="0.9", label="bounds at flattest minima"
     )
     path.set(ylabel="gain of the dedicated signal up to layer $l$")
+    path.legend(fontsize=7)
+    largest.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     largest.set(ylabel=r"largest gain up to layer $l$, $\|W_l \cdots W_1\|_2$")
     for axis in axes:
         axis.set(yscale="log", xlabel="layer $l$")
         plain(axis, x=False)
         axis.set_xticks(layers)
-        axis.legend(fontsize=7)
 
 
 def denoiser(runs: xr.Dataset, axes: Any):

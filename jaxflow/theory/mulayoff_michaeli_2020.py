@@ -230,13 +230,24 @@ def gain_bounds(problem: Regression, depth: int) -> Bounds:
     return Bounds(powers * jnp.sqrt(variance), powers * jnp.sqrt(rest))
 
 
+def tail_gain_bounds(problem: Regression, depth: int) -> Bounds:
+    r"""The largest gain $\|W_L \cdots W_{l+1}\|_2$ of a flattest minimum's last layers.
+
+    For $l = 1..L-1$ between $\gamma^{L-l}$ and $\sqrt{L-1}\, \gamma^{L-l}$, of shape
+    `(depth - 1,)`, for any data. With one input the upper one is attained.
+    """
+    gain = dedicated_path(problem, depth).gain
+    powers = gain ** jnp.arange(depth - 1, 0, -1).astype(gain.dtype)
+    return Bounds(powers, powers * math.sqrt(depth - 1))
+
+
 def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Bounds:
     r"""The gain of the dedicated signal in each layer of a nearly flattest minimum.
 
     For a minimiser at most `ratio` $= \rho \ge 1$ times as sharp as the flattest it is
-    between $\gamma\, x_+^{-1/2}$ and $\gamma\, \rho^{L/2} x_-^{-1/2}$, with
-    $x_- \le 1 \le x_+$ the roots of $x\, ((\rho L - x) / (L-1))^{L-1} = 1$: within
-    $O(\sqrt{\rho - 1})$ of $\gamma$. For two layers and white data, exact.
+    between $\gamma\, x_+^{-1/2}$ and $\gamma\, x_-^{-1/2}$, with $x_- \le 1 \le x_+$ the
+    roots of $x\, ((\rho L - x) / (L-1))^{L-1} = 1$: within $O(\sqrt{\rho - 1})$ of
+    $\gamma$. Both are attained, at any depth, by scalar layers.
 
     Raises:
         ValueError: If `ratio` is less than one, or there is one layer.
@@ -254,7 +265,7 @@ def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Boun
     least = ((depth - 1) / (depth * ratio)) ** (depth - 1)
     # Where it is zero or more, `log` is concave, and its top is at `ratio`.
     low, high = _root(log, least, jnp.ones_like(ratio)), _root(log, depth * ratio, ratio)
-    return Bounds(gain / jnp.sqrt(high), gain * ratio ** (depth / 2) / jnp.sqrt(low))
+    return Bounds(gain / jnp.sqrt(high), gain / jnp.sqrt(low))
 
 
 def near_balance(problem: Regression, network: DeepLinear) -> Float[Array, "2"]:

@@ -7,6 +7,8 @@ import jaxflow as jf
 from jaxflow.experiments import mulayoff_michaeli as experiment
 
 SEEDS = 8
+# By the rounding of the flow, and only by that, is this target reached.
+ROUNDED = "not normal, negative determinant"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,12 @@ def test_residual_flows_end_flattest_only_where_theory_says(tree, flattest_refer
         ended = "saddle" if target in saddles else "converged"
         assert table.loc[f"{target}, depth 2", "ended"] == ended
         assert (float(one.excess) > 0.1) == (target in saddles)
+        assert bool(one.crossed) == (target == ROUNDED)
         if target not in (*saddles, "data not white"):
             assert float(one.sharpness / one.flattest) == pytest.approx(1, abs=1e-7)
+    # Arrived where no exact flow does.
+    found = table.loc[f"{ROUNDED}, depth 2", "finding"]
+    assert found == "rounding: determinant changed sign"
     # As sharp as the flattest minimum, and not one.
     one = ends.sel(target="negative determinant")
     assert float(one.sharpness / one.flattest) == pytest.approx(1, abs=1e-7)
@@ -53,22 +59,48 @@ def test_residual_flows_end_flattest_only_where_theory_says(tree, flattest_refer
     assert float(one.sharpness / one.flattest) == pytest.approx(case["ratio"], rel=1e-8)
 
 
+@pytest.mark.exhaustive
+def test_residual_flows_of_three_layers_end_flattest_where_theory_says(flattest_reference):
+    """The saddles are not strict any more: rounding does not leave them in time."""
+    ends = experiment.run(only=("residual",))["residual"].to_dataset().sel(depth=3)
+    ends = ends.isel(record=-1)
+    ratio = ends.sharpness / ends.flattest
+    status = ends.status.to_series()
+    saddles = ["negative determinant", "two negative eigenvalues"]
+    slow = ["singular", ROUNDED]
+    assert (status[saddles] == jf.Status.PLATEAU).all()
+    assert (status[slow] == jf.Status.MOVING).all()
+    assert (status.drop([*saddles, *slow]) == jf.Status.CONVERGED).all()
+    assert not ends.crossed.any()
+    assert (ends.excess.sel(target=[*saddles, ROUNDED]) > 0.1).all()
+    cases = flattest_reference["flow_cases"]
+    [wanted] = [c["ratio"] for c in cases if "diag(.5,1,2), S" in c["name"] and c["m"] == 3]
+    assert float(ratio.sel(target="data not white")) == pytest.approx(wanted, rel=1e-8)
+    flattest = ratio.drop_sel(target=["data not white", "two negative eigenvalues"])
+    np.testing.assert_allclose(flattest, 1, atol=1e-6)
+
+
 def test_descent_flattens_with_its_step_size_up_to_the_critical_one(
     tree, flattest_reference
 ):
     """Means over eight random starts of ours, and of the independent implementation."""
     runs = tree["cliff"].to_dataset().sel(depth=3)
     wanted = flattest_reference["gd_step_sweep_mean_of_8"]["m3"]
-    for share in (0.05, 0.6):
+    for share in (0.05, 0.6, 0.95):
         some = runs.sel(step_size_share=share)
-        assert (some.status == jf.Status.CONVERGED).all()
-        for values, mean in (
-            (some.sharpness / runs.flattest, wanted[str(share)][0]),
-            (some.coupling, wanted[str(share)][4]),
-        ):
-            error = float(values.std("seed", ddof=1)) * (2 / SEEDS) ** 0.5
-            assert abs(float(values.mean("seed")) - mean) < 4 * error
+        settled = (some.status == jf.Status.CONVERGED).to_numpy()
+        assert settled.all() or share == 0.95
+        some = some.isel(seed=settled)
+        ratio = some.sharpness / runs.flattest
+        columns = (ratio, ratio * share, some.spread, some.alignment, some.coupling)
+        weight = (1 / settled.sum() + 1 / SEEDS) ** 0.5
+        for values, mean in zip(columns, wanted[str(share)], strict=True):
+            error = float(values.std("seed", ddof=1)) * weight
+            # All but critical steps cut sharpness off: there seeds differ by 0.1 %.
+            assert abs(float(values.mean("seed")) - mean) < 4 * error + 0.01 * mean
+        # As wide as the bound says, to a quarter, where steps are nearly critical.
         assert (some.spread <= some.spread_bound).all()
+        assert share < 0.95 or float(some.spread.max() / some.spread_bound) > 0.75
     beyond = runs.sel(step_size_share=1.05).status
     assert not beyond.isin([jf.Status.CONVERGED]).any()
 
