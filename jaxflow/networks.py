@@ -5,6 +5,7 @@ import functools as ft
 import itertools as it
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -507,18 +508,19 @@ def per_layer(
     """
     known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
     given = np.asarray(values, float) if known else None
-    values = values if eqx.is_inexact_array(values) else jnp.asarray(values, float)
-    if values.ndim and values.shape != (layers,):
+    kept = eqx.is_inexact_array(values)  # With its precision.
+    array: Any = values if kept else jnp.asarray(values, float)  # pyright: ignore
+    if array.ndim and array.shape != (layers,):
         raise ValueError(
             f"`{name}` must be one number, or one for each of {layers} layers, but has "
-            f"shape {values.shape}."
+            f"shape {array.shape}."
         )
     if given is not None:
         inside = np.isfinite(given) & ((given > 0) if positive else (given >= 0))
         if not np.all(inside):
             wanted = "positive" if positive else "not negative"
             raise ValueError(f"`{name}` must be finite and {wanted}, but is {given}.")
-    return jnp.broadcast_to(values, (layers,))
+    return jnp.broadcast_to(array, (layers,))
 
 
 def chain(*factors: Float[Array, "_ _"]) -> Float[Array, "_ _"]:

@@ -224,7 +224,7 @@ class _Plan:
         descent = pool.submit(self._descent, name, problem, draw, scales, observe)
         return lambda: self._join(problem, [flow.result(), descent.result()])
 
-    def _join(self, problem, parts) -> "xr.Dataset":
+    def _join(self, problem, parts: "list[xr.Dataset]") -> "xr.Dataset":
         import jax
         import xarray as xr
 
