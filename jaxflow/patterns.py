@@ -120,11 +120,27 @@ def teacher_patterns(
     *,
     key: PRNGKeyArray,
 ) -> Classification:
-    """Patterns of independent fair signs, with the labels that a network gives them."""
+    """Patterns of independent fair signs, with the labels that a network gives them.
+
+    Raises:
+        ValueError: If the network has not one output, or gives what is not a number.
+    """
     _check_sizes("teacher_patterns", samples, inputs)
     x = jr.rademacher(key, (samples, inputs), float)
-    answers = jax.vmap(teacher)(x)[:, 0]  # pyright: ignore
-    return Classification(x, jnp.where(answers > 0, 1.0, -1.0))
+    answers = jax.vmap(teacher)(x)  # pyright: ignore
+    if answers.shape[1:] != (1,):
+        raise ValueError(
+            "`teacher_patterns(teacher=...)` must return one output, whose sign is the "
+            f"class, but returns {answers.shape[1:]}."
+        )
+    unknown = jnp.isnan(answers[:, 0])
+    if not isinstance(unknown, Tracer) and np.any(np.asarray(unknown)):
+        raise ValueError(
+            "`teacher_patterns(teacher=...)` must return numbers, but returns `nan` for "
+            f"{np.sum(np.asarray(unknown))} of {samples} patterns."
+        )
+    labels = jnp.where(answers[:, 0] > 0, 1.0, -1.0)
+    return Classification(x, jnp.where(unknown, jnp.nan, labels))
 
 
 def mixture_patterns(
@@ -150,6 +166,10 @@ def mixture_patterns(
         ValueError: If a number is not positive, or `flips` not between 0 and 1.
     """
     _check_sizes("mixture_patterns", samples, inputs)
+    if prototypes < 1:
+        raise ValueError(
+            f"`mixture_patterns(prototypes=...)` must be at least 1, but is {prototypes}."
+        )
     if not 0 <= flips <= 1:
         raise ValueError(
             f"`mixture_patterns(flips=...)` must be between 0 and 1, but is {flips}."

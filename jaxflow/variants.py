@@ -104,8 +104,9 @@ class Normalised(Prepared):
     r"""A loss of directions alone: of every row of weights, scaled to $\|w\|^2 = n$.
 
     With $n$ the length of the row. Its gradient and Hessian in weights that are not
-    constrained are those along spheres, which is how networks of signs compare, whatever
-    their norms.
+    constrained are those along spheres, which is how networks of signs compare. Those of
+    shorter rows are larger, though: the Hessian by the square of the factor. Bring networks
+    to the norms of the spheres with `prepare` before their curvature is compared.
 
     Args:
         loss: The loss of the scaled network.

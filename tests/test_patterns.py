@@ -9,6 +9,7 @@ import pytest
 import jaxflow as jf
 
 KEY = jr.key(0)
+BROKEN = jf.Committee(jnp.full((1, 4), jnp.nan), unit=None)
 
 
 def numpy_output(network, x, gain=None):
@@ -76,6 +77,11 @@ def test_teachers_make_no_mistake_on_their_own_patterns():
     assert 0.2 < float(jnp.mean(loss.y > 0)) < 0.8
 
 
+def test_labels_that_are_not_known_are_nan_where_they_cannot_be_refused():
+    draw = jax.jit(lambda teacher: jf.teacher_patterns(5, teacher, 4, key=KEY))
+    assert np.all(np.isnan(draw(BROKEN).y))
+
+
 def test_mixtures_share_their_prototypes_and_flip_the_share_asked_for():
     draw = lambda key, flips: jf.mixture_patterns(
         2000, 30, prototypes=2, flips=flips, data_key=KEY, key=key
@@ -120,6 +126,20 @@ def test_a_loss_of_patterns_works_for_any_network_of_one_output():
         (
             lambda: jf.mixture_patterns(3, 3, flips=1.5, data_key=KEY, key=KEY),
             "between 0 and 1",
+        ),
+        (
+            lambda: jf.mixture_patterns(3, 3, prototypes=0, data_key=KEY, key=KEY),
+            "prototypes=...\\)` must be at least 1, but is 0",
+        ),
+        (
+            lambda: jf.teacher_patterns(5, BROKEN, 4, key=KEY),
+            "must return numbers, but returns `nan` for 5 of 5",
+        ),
+        (
+            lambda: jf.teacher_patterns(
+                5, jf.init.gaussian((4, 2), scale=1.0, key=KEY), 4, key=KEY
+            ),
+            r"teacher=...\)` must return one output, .* returns \(2,\)",
         ),
         (
             lambda: jf.random_patterns(5, 9, key=KEY)(jf.init.committee(3, 12, key=KEY)),

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, ScalarLike
 
 
@@ -63,7 +65,22 @@ def entropy_sgd(
         noise: Standard deviation of their noise, over the root of the inner step size.
         memory: The weight of the past in the running mean.
         key: Randomness of the path.
+
+    Raises:
+        ValueError: If a size, the scope or the number of steps is not positive, the scope
+            does not stay so, or the noise or the memory is out of range.
     """
+    for name, given, fact, holds in (
+        ("step_size", step_size, "positive", lambda x: x > 0),
+        ("scope", scope, "positive", lambda x: x > 0),
+        ("growth", growth, "above -1", lambda x: x > -1),
+        ("inner_steps", inner_steps, "at least 1", lambda x: x >= 1),
+        ("inner_step_size", inner_step_size, "positive", lambda x: x > 0),
+        ("noise", noise, "at least 0", lambda x: x >= 0),
+        ("memory", memory, "at least 0 and less than 1", lambda x: 0 <= x < 1),
+    ):
+        if not isinstance(given, Tracer) and not holds(np.asarray(given)):
+            raise ValueError(f"`entropy_sgd({name}=...)` must be {fact}, but is {given}.")
 
     def init(params):
         return _Langevin(key, jnp.asarray(scope, jax.tree.leaves(params)[0].dtype))

@@ -9,6 +9,7 @@ share their axes.
 import concurrent.futures
 import dataclasses
 import functools as ft
+import itertools as it
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,10 @@ def run(
             the path of a file of samples: `.npy`, `.npz`, `.csv`, or IDX (`.gz` or not).
         labels: For a file, that of its labels, of the same formats.
         classes: For a file, the two labels to tell apart, if there are more.
-        hidden: For the algorithms, units of the committee, an odd number.
+        hidden: For `algorithms` and `loads`, units of the committee, an odd number. All
+            other parts have sizes of their own.
         inputs: Its inputs, a multiple of that.
-        load: Its patterns for each input.
+        load: For `algorithms`, its patterns for each input.
         seeds: Random problems, instead of 4 (8 for the references).
         seed: Which random numbers.
         quick: Fewer curves, algorithms and seeds: a look.
@@ -263,18 +265,25 @@ def _references(plan: _Plan) -> "xr.Dataset":
     trained = plan("references-training", train, seeds=count, axes=axes)
     runs = runs.assign(training_errors=trained.training_errors)
     runs = runs.rename(energy_0="radius", entropy_0="seen")
-    curve = lambda s: theory.franz_parisi(kernel, 1.0, distances, strength=s).normalised
-    exact = [np.asarray(curve(s)) for s in (None, *strengths)]
-    exact.append(np.asarray(theory.widest_entropy(kernel, 1.0, distances)))
-    names = np.array(["typical", *(f"{s:g}" for s in strengths), "widest"], object)
-    lines = [np.asarray(theory.local_energy(kernel, 1.0, s, radii)) for s in strengths]
+    kernels = {"perceptron": kernel, "ReLU": _kernel("ReLUUnits")}
+    around = strengths if plan.quick else (0.5, *strengths, 50.0)
+    curve = lambda k, s: theory.franz_parisi(k, 1.0, distances, strength=s).normalised
+    exact = [
+        [np.asarray(curve(k, s)) for s in (None, *around)]
+        + [np.asarray(theory.widest_entropy(k, 1.0, distances))]
+        for k in kernels.values()
+    ]
+    names = np.array(["typical", *(f"{s:g}" for s in around), "widest"], object)
+    profile = lambda k, s: np.asarray(theory.local_energy(k, 1.0, s, radii))
+    lines = [[profile(k, s) for s in strengths] for k in kernels.values()]
     least = lambda s: theory.cross_entropy_minimiser(kernel, 1.0, s).error
     theories = {
         "exact_errors": ("robustness", np.asarray(jax.vmap(least)(robustness))),
-        "exact_entropy": (("reference", "distance"), np.array(exact)),
-        "exact_energy": (("strength", "radius"), np.array(lines)),
+        "exact_entropy": (("units", "reference", "distance"), np.array(exact)),
+        "exact_energy": (("units", "strength", "radius"), np.array(lines)),
     }
     coords = {"reference": names, "distance": distances, "radius": radii, "seen": seen}
+    coords["units"] = np.array(list(kernels), object)
     return runs.merge(xr.Dataset(theories)).assign_coords(coords)
 
 
@@ -310,14 +319,15 @@ def _entropy(plan: _Plan) -> "xr.Dataset":
 
     from . import searches
 
-    # The cost of a volume grows with inputs times patterns, and its logarithm with the
-    # inputs, so that few walkers survive; and the Hessian is dense. Of larger networks
-    # `algorithms` tells what is cheap.
+    # Always of this size, whatever `hidden`, `inputs` and `load` are. The cost of a volume
+    # grows with inputs times patterns, and its logarithm with the inputs, so that few
+    # walkers survive; and the Hessian is dense. Of larger networks `algorithms` tells what
+    # is cheap. Least action has a volume that can be found at the first distance only.
     hidden, inputs, samples = 5, 205, 123
-    distances, cooling = jnp.array([0.0125, 0.05]), {}
+    distances, cooling = jnp.array([0.0025, 0.0125, 0.05]), {}
     names = searches.ALGORITHMS
     if plan.quick:
-        distances, cooling = distances[1:], {"stages": 20, "sweeps": 10}
+        distances, cooling = distances[2:], {"stages": 20, "sweeps": 10}
         names = (searches.SLOW, searches.FOCUSING)
 
     def search(algorithm, key):
@@ -394,6 +404,7 @@ def _generalisation(plan: _Plan) -> "xr.Dataset":
         energy = jf.local_energy(loss, run.network, radius=jnp.asarray(0.2))
         return {
             "train": loss.errors(run.network),
+            "solved": loss.solved(run.network),
             "test": rest.errors(run.network),
             "local_energy": energy,
         }
@@ -412,28 +423,29 @@ def _parity(plan: _Plan) -> "xr.Dataset":
     from . import searches
 
     theory = jf.theory.baldassi_pittorino_zecchina_2020
-    hidden, inputs, load, radii = 3, 303, 0.5, jnp.array(RADII)
+    widths, inputs, load, radii = (3, 7), 315, 0.5, jnp.array(RADII)
     distances = np.linspace(0, 0.1, 41)
 
-    def search(key, algorithm, machine):
+    def search(key, algorithm, machine, width):
         data, start, way = jr.split(key, 3)
         loss = jf.random_patterns(int(load * inputs), inputs, key=data)
         vote = {"committee": "sum", "parity": "product"}[machine]
-        network = jf.init.committee(hidden, inputs, vote=vote, key=start)
+        network = jf.init.committee(width, inputs, vote=vote, key=start)
         run = searches.find(algorithm, loss, network, key=way, most=1_000)
         energy = jf.local_energy(loss, run.network, radius=radii)
         return {"errors": loss.errors(run.network), "local_energy": energy}
 
-    loop = {"machine": ("committee", "parity")}
+    loop = {"machine": ("committee", "parity"), "width": widths}
     loop["algorithm"] = (searches.LEAST_ACTION, searches.ENTROPIC)
     runs = plan("parity", search, seeds=plan.count(4), loop=loop)
     some = distances[1:]
     lines = [
-        theory.parity_entropy(hidden, load, some),
+        *(theory.parity_entropy(width, load, some) for width in widths),
         theory.franz_parisi(_kernel("SignUnits"), load, some).normalised,
         theory.widest_entropy(_kernel("SignUnits"), load, some),
     ]
-    names = ("parity, typical", "committee of many, typical", "committee of many, widest")
+    names = [f"parity of {width}, typical" for width in widths]
+    names += ["committee of many, typical", "committee of many, widest"]
     lines = xr.Dataset(
         {"entropy": (("curve", "distance"), np.array([np.asarray(x) for x in lines]))},
         {"curve": np.array(names, object), "distance": some},
@@ -485,13 +497,26 @@ def _replicas_rows(runs):
 
 def _references_rows(runs):
     for strength in runs.strength.to_numpy():
-        some = runs.sel(strength=strength).sel(radius=0.3)
+        some = runs.sel(strength=strength, radius=0.3, units="perceptron")
         mean, error = float(some.energy.mean()), float(some.energy.std())
         error /= max(some.energy.size - 1, 1) ** 0.5
         yield {
             "case": f"perceptron, robustness {strength:g}",
             "finding": f"errors at radius 0.3: theory {float(some.exact_energy):.5f}, "
             f"measured {mean:.5f} +- {error:.5f}",
+        }
+    near = runs.exact_entropy.sel(distance=0.025, method="nearest")
+    for reference in runs.reference.to_numpy():
+        values = ", ".join(
+            f"{units} {float(near.sel(units=units, reference=reference)):.4f}"
+            for units in runs.units.to_numpy()
+        )
+        plain = reference in ("typical", "widest")
+        words = reference if plain else f"robustness {reference}"
+        at = float(near.distance)
+        yield {
+            "case": f"around {words}, theory",
+            "finding": f"normalised entropy at {at:.3f}: {values}",
         }
 
 
@@ -514,16 +539,18 @@ def _entropy_rows(runs):
     for name in runs.algorithm.to_numpy():
         some = runs.sel(algorithm=name)
         some = some.where(some.solved == 1)
-        near, top = some.sel(distance=0.05), some.eigenvalues
-        known, count = near.entropy.where(near.reliable == 1), int(some.solved.sum())
-        found = int(known.count())
-        volume = (
-            f"{float(known.mean()):.3f}, in {found} of {count}" if found else "not found"
-        )
+        known, top = some.entropy.where(some.reliable == 1), some.eigenvalues
+        count, volumes = int(some.solved.sum()), []
+        for distance in known.distance.to_numpy():
+            near = known.sel(distance=distance)
+            found = int(near.count())
+            value = f"{float(near.mean()):.4f}" if found else "not found"
+            part = f" in {found} of {count}" if 0 < found < count else ""
+            volumes.append(f"{value}{part} at {distance:g}")
         yield {
             "case": name,
             "solved": f"{count} of {some.solved.size}",
-            "finding": f"local entropy at 0.05: {volume}; eigenvalues "
+            "finding": f"local entropy {', '.join(volumes)}; eigenvalues "
             f"{float(top.min('rank').mean()):.4f} to {float(top.max('rank').mean()):.4f}",
         }
 
@@ -543,27 +570,38 @@ def _generalisation_rows(runs):
 
     for problem in runs.problem.to_numpy():
         some = runs.sel(problem=problem)
-        told = ", ".join(
-            f"{name} {float(some.test.sel(algorithm=name).mean()):.3f}"
-            for name in runs.algorithm.to_numpy()
-        )
-        pairs = some.local_energy.to_numpy().ravel(), some.test.to_numpy().ravel()
-        rank, _ = spearmanr(*pairs)
+        # Few mistakes on the patterns that were learned leave a network that predicts; what
+        # is not finite predicts nothing, and has no local energy.
+        ends, told = some.where(some.local_energy.notnull()), []
+        for name in runs.algorithm.to_numpy():
+            one, count = (
+                ends.sel(algorithm=name),
+                int(some.solved.sel(algorithm=name).sum()),
+            )
+            error = f"{float(one.test.mean()):.3f}" if one.test.notnull().any() else "none"
+            part = "" if count == one.test.size else f" ({count} of {one.test.size} solved)"
+            told.append(f"{name} {error}{part}")
+        pairs = ends.local_energy.to_numpy().ravel(), ends.test.to_numpy().ravel()
+        rank, _ = spearmanr(*pairs, nan_policy="omit")
         words = f"rank correlation with local energy {rank:.2f}"
-        yield {"case": problem, "finding": f"test error: {told}; {words}"}
+        yield {
+            "case": problem,
+            "solved": f"{int(some.solved.sum())} of {some.solved.size}",
+            "finding": f"test error: {', '.join(told)}; {words}",
+        }
 
 
 def _parity_rows(runs):
-    for machine in runs.machine.to_numpy():
-        for name in runs.algorithm.to_numpy():
-            some = runs.sel(machine=machine, algorithm=name)
-            energy = some.local_energy.where(some.errors == 0).mean("seed")
-            yield {
-                "case": f"{machine}, {name}",
-                "solved": f"{int((some.errors == 0).sum())} of {some.errors.size}",
-                "finding": f"local energy {float(energy.sel(radius=0.2)):.4f} at 0.2, "
-                f"{float(energy.sel(radius=0.5)):.4f} at 0.5",
-            }
+    names = ("machine", "width", "algorithm")
+    for machine, width, name in it.product(*(runs[axis].to_numpy() for axis in names)):
+        some = runs.sel(machine=machine, width=width, algorithm=name)
+        energy = some.local_energy.where(some.errors == 0).mean("seed")
+        yield {
+            "case": f"{machine} of {width}, {name}",
+            "solved": f"{int((some.errors == 0).sum())} of {some.errors.size}",
+            "finding": f"local energy {float(energy.sel(radius=0.2)):.4f} at 0.2, "
+            f"{float(energy.sel(radius=0.5)):.4f} at 0.5",
+        }
 
 
 _ROWS = {

@@ -340,8 +340,9 @@ def _read(path: Path) -> np.ndarray:
     """Whatever array a file holds."""
     readers = {".npy": _binary, ".npz": _binary, ".csv": _rows}
     # As the files of MNIST and its kind are named: `train-images-idx3-ubyte.gz`.
-    idx = "idx" in path.name or path.suffix == ".gz"
-    if not idx and path.suffix not in readers:
+    known = path.suffix in readers
+    idx = not known and ("idx" in path.name or path.suffix == ".gz")
+    if not idx and not known:
         raise ValueError(
             f"{path} must be an array file, so end in {', '.join(readers)}, or be an IDX "
             f"file, with `idx` in its name, but is {path.name!r}. Use `numpy.save`."

@@ -1,5 +1,6 @@
 """Figures of how wide minima are: a dataset in, panels out."""
 
+import itertools as it
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,16 @@ def replicas(runs: xr.Dataset, axes: Any):
 
 def references(runs: xr.Dataset, axes: Any):
     """Theory as lines, and measurements as points with standard errors."""
-    volumes, energies, costs, errors = axes
-    strengths = [f"{s:g}" for s in runs.strength.to_numpy()]
-    for reference in runs.reference.to_numpy():
-        line = runs.exact_entropy.sel(reference=reference)
-        k = strengths.index(reference) + 1 if reference in strengths else 0
-        words = f"$\\gamma$ = {reference}" if k else reference
-        style = {"typical": ":", "widest": "--"}.get(reference, "-")
-        volumes.plot(runs.distance, line, color=colour_of(k), ls=style, label=words)
-    for k, strength in enumerate(runs.strength.to_numpy(), start=1):
-        some = runs.sel(strength=strength)
-        label = f"$\\gamma$ = {strength:g}"
-        energies.plot(runs.radius, some.exact_energy, color=colour_of(k), label=label)
+    volumes, energies, costs, errors, *of_units = axes
+    colours = _colours(runs)
+    for units, (volume, energy) in zip(
+        runs.units.to_numpy(), ((volumes, energies), of_units), strict=True
+    ):
+        _theory_around(runs.sel(units=units), volume, energy)
+    for axis in of_units:
+        axis.set_title("theory of a committee of many ReLU units", fontsize=9)
+    for strength in runs.strength.to_numpy():
+        some, k = runs.sel(strength=strength), colours[f"{strength:g}"]
         for x, values, axis in (
             (runs.seen, some.entropy, volumes),
             (runs.radius, some.energy, energies),
@@ -68,12 +67,6 @@ def references(runs: xr.Dataset, axes: Any):
             error = values.std("seed") / max(values.sizes["seed"] - 1, 1) ** 0.5
             style = {"color": colour_of(k), "ls": "", "marker": MARKERS[k], "ms": 4}
             axis.errorbar(x, values.mean("seed"), error, capsize=2, **style)
-    volumes.set(
-        xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
-    )
-    _by_radius(runs.radius, energies)
-    energies.set(yscale="log", ylim=(1e-6, 0.5))
-    energies.set(ylabel="errors with noise on the weights")
     _costs(runs, costs)
     _training_errors(runs, errors)
     for axis in (volumes, energies, errors):
@@ -82,10 +75,39 @@ def references(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
+def _colours(runs):
+    """Of references: none of typical and widest, which are told by their dashes."""
+    plain = ("typical", "widest")
+    others = [name for name in runs.reference.to_numpy() if name not in plain]
+    return dict.fromkeys(plain, 0) | {name: k for k, name in enumerate(others, start=1)}
+
+
+def _theory_around(runs, volumes, energies):
+    """Entropies and local energies of one kind of units."""
+    colours = _colours(runs)
+    for reference in runs.reference.to_numpy():
+        line, k = runs.exact_entropy.sel(reference=reference), colours[reference]
+        words = f"$\\gamma$ = {reference}" if k else reference
+        style = {"typical": ":", "widest": "--"}.get(reference, "-")
+        volumes.plot(runs.distance, line, color=colour_of(k), ls=style, label=words)
+    for strength in runs.strength.to_numpy():
+        line, k = runs.exact_energy.sel(strength=strength), colours[f"{strength:g}"]
+        label = f"$\\gamma$ = {strength:g}"
+        energies.plot(runs.radius, line, color=colour_of(k), label=label)
+    volumes.set(
+        xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
+    )
+    _by_radius(runs.radius, energies)
+    energies.set(yscale="log", ylim=(1e-6, 0.5))
+    energies.set(ylabel="errors with noise on the weights")
+
+
 def _costs(runs, axis):
     """What a pattern costs, by its output."""
     outputs = np.linspace(-1.5, 1.5, 301)
-    for k, strength in enumerate(runs.strength.to_numpy(), start=1):
+    colours = _colours(runs)
+    for strength in runs.strength.to_numpy():
+        k = colours[f"{strength:g}"]
         cost = np.logaddexp(0, -2 * strength * outputs) / (2 * strength)
         label = f"$\\gamma$ = {strength:g}"
         axis.plot(outputs, cost, color=colour_of(k), label=label)
@@ -203,12 +225,16 @@ def loads(runs: xr.Dataset, axes: Any):
 def generalisation(runs: xr.Dataset, axes: Any):
     """Test error against local energy, and by algorithm."""
     scatter, bars = axes
+    runs = runs.where(runs.local_energy.notnull())
     for k, name in enumerate(runs.algorithm.to_numpy()):
         for marker, problem in zip(MARKERS, runs.problem.to_numpy(), strict=False):
             some = runs.sel(algorithm=name, problem=problem)
             label = f"{name}, {problem}"
             style = {"color": colour_of(k), "marker": marker, "ms": 4, "ls": ""}
-            scatter.plot(some.local_energy, some.test, label=label, **style)
+            solved = some.where(some.solved == 1)
+            scatter.plot(solved.local_energy, solved.test, label=label, **style)
+            rest = some.where(some.solved == 0)
+            scatter.plot(rest.local_energy, rest.test, mfc="white", **style)
     for marker, problem in zip(MARKERS, runs.problem.to_numpy(), strict=False):
         test = runs.test.sel(problem=problem)
         middle, places = test.mean("seed"), np.arange(test.sizes["algorithm"])
@@ -217,6 +243,7 @@ def generalisation(runs: xr.Dataset, axes: Any):
     bars.set_xticks(places, runs.algorithm.to_numpy(), fontsize=8)
     bars.set(ylabel="test error (means and ranges)", ylim=(0, None))
     scatter.set(xlabel="local energy at radius 0.2", ylabel="test error")
+    scatter.set_title("white: patterns to learn are left", fontsize=9)
     for axis in axes:
         axis.legend(fontsize=6)
 
@@ -224,12 +251,14 @@ def generalisation(runs: xr.Dataset, axes: Any):
 def parity(runs: xr.Dataset, axes: Any):
     """Local energies of both machines, and the entropy around typical solutions."""
     profile, cusp = axes
-    for k, name in enumerate(runs.algorithm.to_numpy()):
-        for machine, style in zip(runs.machine.to_numpy(), ("-", "--"), strict=True):
-            some = runs.sel(algorithm=name, machine=machine)
+    styles = dict(zip(runs.machine.to_numpy(), ("-", "--"), strict=True))
+    cases = it.product(*(runs[axis].to_numpy() for axis in ("width", "algorithm")))
+    for k, (width, name) in enumerate(cases, start=1):
+        for machine, style in styles.items():
+            some = runs.sel(algorithm=name, machine=machine, width=width)
             energy = some.local_energy.where(some.errors == 0).mean("seed")
-            label = f"{machine}, {name}"
-            profile.plot(runs.radius, energy, style, color=colour_of(k + 1), label=label)
+            label = f"{machine} of {width}, {name}"
+            profile.plot(runs.radius, energy, style, color=colour_of(k), label=label)
     for k, curve in enumerate(runs.curve.to_numpy()):
         line = runs.entropy.sel(curve=curve)
         cusp.plot(runs.distance, line, color=colour_of(k), label=curve)
@@ -250,4 +279,4 @@ PANELS = {
     "generalisation": generalisation,
     "parity": parity,
 }
-ROWS = {"references": 2}  # All others have one.
+ROWS = {"references": 3}  # All others have one.

@@ -128,8 +128,10 @@ def measured(
 
 
 def curvature(loss: jf.Classification, network: jf.Committee) -> dict[str, Any]:
-    """Of the cross-entropy on the spheres, at one robustness and gain for all networks."""
-    density = jf.spectral_density(_common(loss), network, matvecs=30, probes=24)
+    """Of the cross-entropy on the spheres, at one robustness, gain and norm for all."""
+    common = _common(loss)
+    network = common.prepare(network)  # Curvature falls with the square of norms.
+    density = jf.spectral_density(common, network, matvecs=30, probes=24)
     return {
         "sharpness": jnp.max(density.values),
         "trace": density.trace,
@@ -142,7 +144,8 @@ def surroundings(
 ) -> dict[str, Any]:
     """The volume of solutions around, and all eigenvalues of the Hessian of `curvature`."""
     volume = jf.local_entropy(loss, network, distance=distance, **cooling)
-    matrix = jf.hessian(_common(loss), network).as_matrix()
+    common = _common(loss)
+    matrix = jf.hessian(common, common.prepare(network)).as_matrix()
     return {
         "errors": loss.errors(network),
         "solved": loss.solved(network),

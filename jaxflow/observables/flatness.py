@@ -32,7 +32,10 @@ def error_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
 
 @of_modules
 def solved(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether no pattern is wrong: for the `until` of a run.
+    """Whether no pattern is wrong: for the `until` of a run, and to judge its end.
+
+    The status of a descent does not say so: it is `CONVERGED` where no pattern is wrong,
+    but also where its loss cannot fall further while some are.
 
     Raises:
         ValueError: If the loss is no classification.
@@ -65,7 +68,7 @@ def local_energy(
         seed: Where it is drawn.
 
     Returns:
-        One number for each radius.
+        One number for each radius; `nan` of a network that is not finite.
 
     Raises:
         ValueError: If a radius is negative, or there are no samples.
@@ -92,7 +95,9 @@ def _local_energy(loss, network, radius, samples, key):
         return jnp.mean(jax.vmap(disturbed, (0, None))(jr.split(key, samples), radius))
 
     found = jax.lax.map(mean, radius.ravel()).reshape(radius.shape)
-    return found - measure(network)
+    # What is not a number is wrong with and without noise, and would look flat.
+    finite = jnp.all(jnp.isfinite(ravel_pytree(network)[0]))
+    return jnp.where(finite, found - measure(network), jnp.nan)
 
 
 class LocalEntropy(eqx.Module):

@@ -229,12 +229,22 @@ def test_committees_are_solved_and_going_on_finds_flatter_ones():
     np.testing.assert_allclose(jnp.mean(flatter[:, 2]), 0.045, rtol=0.3)
 
 
+SLOW = jf.Focusing(20.0, jnp.repeat(jnp.geomspace(0.1, 100, 100), 10))
+
+
 def test_hard_committees_are_solved():
     """Eleven patterns for each five weights, where greedy algorithms fail."""
-    slow = jf.Focusing(20.0, jnp.repeat(jnp.geomspace(0.1, 100, 100), 10))
-    run, errors, _ = solve(slow, 3, 5, 41, 451, every=5)
+    run, errors, _ = solve(SLOW, 3, 5, 41, 451, every=5)
     assert jnp.all(run.status == jf.Status.CONVERGED)
     assert jnp.all(errors == 0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("load", ["0.6", "1.0", "1.4", "1.8", "2.2"])
+def test_all_committees_are_solved_at_every_load(replica_reference, load):
+    _, errors, _ = solve(SLOW, 6, 5, 41, int(float(load) * 205), every=5)
+    assert jnp.mean(errors == 0) == 1
+    assert replica_reference["solvability_K5_n41_6seeds"][load]["fBP"]["solved"] == 1
 
 
 @pytest.mark.parametrize(
@@ -250,6 +260,21 @@ def test_signs_are_solved(focusing):
     assert jnp.all(run.status == jf.Status.CONVERGED)
     assert jnp.all(errors == 0)
     assert jnp.all(jnp.abs(run.network.weights) == 1)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("focusing", "shape"),
+    [
+        (jf.Focusing(20.0, jnp.repeat(jnp.linspace(0, 2.5, 100), 5)), (1, 1001, 700)),
+        (jf.Focusing.reinforcement(jnp.linspace(0, 0.99, 500)), (1, 1001, 700)),
+        (jf.Focusing(20.0, jnp.repeat(jnp.linspace(0, 2.5, 100), 5)), (5, 201, 603)),
+    ],
+)
+def test_signs_are_solved_close_to_their_capacity(focusing, shape):
+    """Of 0.833 for the perceptron; three of three, as the reference has it."""
+    _, errors, _ = solve(focusing, 3, *shape, binary=True, every=5)
+    assert jnp.all(errors == 0)
 
 
 def test_units_that_see_all_inputs_are_solved_in_single_precision():

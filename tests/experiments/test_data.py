@@ -195,11 +195,13 @@ def images():
     )
 
 
-@pytest.mark.parametrize("kind", ["idx", "idx.gz", "npy"])
+@pytest.mark.parametrize("kind", ["idx", "idx.gz", "npy", "npy by its suffix"])
 def test_two_classes_come_from_image_files(tmp_path, images, kind):
     x, marks = images
-    if kind == "npy":
-        paths = [str(tmp_path / f"{name}.npy") for name in ("x", "y")]
+    if kind.startswith("npy"):
+        # An index is no IDX file.
+        names = ("x", "y") if kind == "npy" else ("train_idx", "labels-idx1")
+        paths = [str(tmp_path / f"{name}.npy") for name in names]
         for path, array in zip(paths, images, strict=True):
             np.save(path, array)
     else:

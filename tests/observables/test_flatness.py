@@ -42,6 +42,17 @@ def test_local_energy_of_other_losses_is_their_rise():
     assert float(found) == pytest.approx(3 * 0.25, rel=0.02)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_flat(wrong):
+    loss = jf.random_patterns(10, 6, key=KEY)
+    network = jf.init.committee(3, 6, key=KEY)
+    broken = jax.tree.map(lambda w: w.at[0, 0].set(wrong), network)
+    assert np.all(np.isnan(jf.local_energy(loss, broken, radius=np.array([0.1, 0.5]))))
+    found = jf.local_entropy(loss, broken, distance=0.2, walkers=8, stages=2, sweeps=1)
+    assert not bool(found.reliable)
+    assert not bool(jf.solved(loss, broken))
+
+
 def test_local_entropy_of_one_pattern_is_an_integral():
     """The field along a random direction on a sphere has a known density."""
     n = 12
@@ -98,10 +109,29 @@ def test_any_network_of_one_output_has_a_profile_and_a_volume():
     profile = jf.local_energy(loss, end, radius=jnp.array([0.1, 0.3, 1.0]))
     assert np.all(np.diff(profile) >= 0)
     assert 0.05 < profile[-1] < 0.5
-    options = {"walkers": 32, "stages": 10, "sweeps": 5}
-    found = jf.local_entropy(loss, end, distance=jnp.array([0.01, 0.1]), **options)
-    assert np.all(found.entropy < 1e-12)
-    assert found.entropy[1] < found.entropy[0] + 0.02
+    distances = np.array([0.05, 0.25])
+    options = {"walkers": 800, "stages": 10, "sweeps": 3}
+    found = jf.local_entropy(loss, end, distance=distances, **options)
+    weights = [np.asarray(w) for w in end.weights]
+    size = sum(w.size for w in weights)
+    for distance, entropy in zip(distances, found.entropy, strict=True):
+        share = share_of_solutions(loss, weights, 1 - 2 * distance)
+        assert 0.01 < share < 0.9
+        # Relative errors of shares: of 20,000 draws, and of 800 walkers.
+        error = 4 * np.sqrt((1 / share - 1) * (1 / 20_000 + 1 / 800)) + 0.05
+        assert float(entropy) == pytest.approx(np.log(share) / size, abs=error / size)
+
+
+def share_of_solutions(loss, weights, overlap):
+    """Of weights drawn on the spheres, rows orthogonal to the given ones and as long."""
+    rng, moved = np.random.default_rng(0), []
+    for w in weights:
+        u, square = rng.standard_normal((20_000, *w.shape)), np.sum(w**2, 1, keepdims=True)
+        u -= w * np.sum(u * w, 2, keepdims=True) / square
+        u *= np.sqrt(square / np.sum(u**2, 2, keepdims=True))
+        moved.append(overlap * w + np.sqrt(1 - overlap**2) * u)
+    outputs = np.tanh(np.einsum("dhi,pi->dph", moved[0], loss.x)) @ moved[1][:, 0, :, None]
+    return np.mean(np.all(outputs[..., 0] * np.asarray(loss.y) > 0, axis=1))
 
 
 @pytest.mark.parametrize(
