@@ -112,4 +112,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--few", type=int, default=2, help="seeds of the peer")
     parser.add_argument("--steps", type=int, default=100)
-    report("What does a central flow cost?", rows(parser.parse_args()))
+    parser.add_argument("--quick", action="store_true", help="4 seeds and 20 steps")
+    options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.few, options.steps = 4, 1, 20
+    report("What does a central flow cost?", rows(options))

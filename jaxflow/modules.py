@@ -124,6 +124,13 @@ def _checked(name: str, function: Any, network: Any) -> AbstractLoss:
             f"but returns {given} of {getattr(found, 'dtype', 'no precision')}. Take a "
             "mean or a sum."
         )
+    own = {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array))}
+    if own != {found.dtype}:  # By data that it closes over, in no leaf.
+        raise ValueError(
+            f"`{name}` needs one precision throughout, but the network is in "
+            f"{sorted(str(dtype) for dtype in own)} and the loss returns {found.dtype}. "
+            "Cast the network, or the data that the function closes over."
+        )
     return FunctionLoss(function)  # pyright: ignore
 
 

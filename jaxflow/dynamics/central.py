@@ -31,6 +31,9 @@ from .trajectory import (
     value,
 )
 
+# Directions to begin with, where not told.
+FEW = 3
+
 
 def central_flow(
     loss: Loss,
@@ -42,7 +45,7 @@ def central_flow(
     observe: Mapping[str, Observable] | None = None,
     average: Mapping[str, Observable] | None = None,
     optimizer: Callable[..., optax.GradientTransformation] = optax.sgd,
-    directions: int = 3,
+    directions: int | None = None,
     rtol: float = 1e-3,
     max_step: float = 0.25,
     max_steps: int | None = None,
@@ -87,7 +90,9 @@ def central_flow(
         optimizer: `optax.sgd`, `optax.rmsprop` or `optax.adam`, with other arguments by
             `equinox.Partial(optax.rmsprop, decay=0.99)`.
         directions: How many directions may oscillate, at most. Those that do not cost
-            little; if more are at the edge, `edge.saturated` says so.
+            little; if more are at the edge, `edge.saturated` says so. By default 3, and
+            then the run is done again with twice as many until they are enough; but inside
+            `jax.jit`, `jax.vmap` and `jax.grad`, where nobody can look, 3.
         rtol: Error allowed in one step, relative to the norm of the weights.
         max_step: The longest step, in steps of the descent. Where eigenvalues below the
             edge are close to it, more than one half would be unstable.
@@ -110,7 +115,7 @@ def central_flow(
     if steps < 1:
         raise ValueError(f"`central_flow(steps=...)` must be positive, but is {steps}.")
     every = check_every(every, steps, "central_flow")  # pyright: ignore
-    if not 1 <= directions <= flat.size:
+    if directions is not None and not 1 <= directions <= flat.size:
         raise ValueError(
             f"`central_flow(directions=...)` must be between 1 and {flat.size}, the number "
             f"of weights, but is {directions}."
@@ -124,12 +129,22 @@ def central_flow(
     observe = {"loss": value} if observe is None else dict(observe)
     average = {"loss": value} if average is None else dict(average)
     longest = 100 * steps + 1000 if max_steps is None else max_steps
-    sizes = steps, every, directions, longest, adjoint, progress_meter
     control = jnp.asarray(rtol, flat.dtype), jnp.asarray(max_step, flat.dtype)
     key = jr.key(seed)
     limit = jnp.asarray(tolerance)
-    task = loss, network, rule, control, key, limit, observe, average, sizes
-    return returned(loss, _central(*task))
+    task = loss, network, rule, control, key, limit, observe, average
+    count = min(FEW, flat.size) if directions is None else directions
+    while True:
+        sizes = steps, every, count, longest, adjoint, progress_meter
+        run = _central(*task, sizes)
+        assert run.edge is not None
+        full = run.edge.saturated
+        if directions is not None or count == flat.size:
+            break
+        if isinstance(full, Tracer) or not full:
+            break
+        count = min(2 * count, flat.size)
+    return returned(loss, run)
 
 
 @eqx.filter_jit
@@ -448,8 +463,9 @@ class _Euler(dfx.AbstractAdaptiveSolver):
         gap = jnp.abs(jnp.vdot(x, s)) / (1 + jnp.trace(x))
         if rule.decay is None:
             return velocity, jnp.zeros_like(moments), x, gap
-        shaken = rule.edge * jet.diagonal[None] * (_root(x) @ jet.critical)
-        renewal = rate * (jet.slope**2 + jnp.sum(shaken**2, axis=0) - moments)
+        shaken = jnp.sum(jet.critical * (x @ jet.critical), axis=0)
+        shaken *= (rule.edge * jet.diagonal) ** 2
+        renewal = rate * (jet.slope**2 + shaken - moments)
         return velocity, renewal, x, gap
 
 
@@ -513,16 +529,21 @@ def _(primals, tangents):
     moved = primals[:3], tangents[:3]
     apply = lambda place, w, moments: jax.vmap(_whitened(place, w, moments))(basis[:k])
     images, forces = eqx.filter_jvp(apply, *moved)
+    if forces is None:  # What moves is not in the Hessian.
+        return (basis, miss), (jnp.zeros_like(basis), jnp.zeros_like(miss))
     values = jnp.sum(basis[:k] * images, axis=1)
     product = _whitened(place, w, moments)
     top = basis[:k]
     outside = lambda v: v - (top @ v) @ top
 
-    solver = lx.CG(rtol=1e-8, atol=0.0, max_steps=100)
+    # Backwards a solve that fails is an error (lineax 0.1), and what is nothing but
+    # rounding cannot be solved to many digits.
+    solver = lx.CG(rtol=1e-8, atol=1e-12, max_steps=100)
 
-    def turn(value, force):
-        # Positive definite outside of the space of the top ones.
-        inside = lambda v: value * v - product(v)
+    def turn(value, force, counts):
+        # Positive definite outside of the space of the top ones; far below the edge it may
+        # not be, and does not count.
+        inside = lambda v: jnp.where(counts, value * v - product(v), v)
         operator = lambda v: outside(inside(outside(v))) + v @ top.T @ top
         operator = lx.FunctionLinearOperator(
             operator, jax.eval_shape(lambda: force), lx.positive_semidefinite_tag
@@ -531,7 +552,7 @@ def _(primals, tangents):
         return outside(found.value)
 
     near = values > 0.8 * place.rule.edge
-    turns = jax.vmap(turn)(values, forces)
+    turns = jax.vmap(turn)(values, forces, near)
     turns = jnp.where(near[:, None], turns, 0)
     slope = jnp.zeros_like(basis).at[:k].set(turns)
     return (basis, miss), (slope, jnp.zeros_like(miss))
@@ -540,6 +561,21 @@ def _(primals, tangents):
 def _root(x):
     """A matrix whose square is a positive semidefinite one, with finite slopes."""
     return jnp.linalg.cholesky(x + 1e-30 * jnp.eye(x.shape[0], dtype=x.dtype)).T
+
+
+def _first(matrix):
+    """The first eigenpair of a symmetric matrix, with slopes where others are repeated.
+
+    Of a matrix of zeros the eigenvector has none.
+    """
+    fixed = jax.lax.stop_gradient(matrix)
+    values, axes = jnp.linalg.eigh(fixed)
+    axis, others = axes[:, -1], axes[:, :-1]
+    gaps = values[-1] - values[:-1]
+    inverse = jnp.where(gaps > 0, 1 / jnp.where(gaps > 0, gaps, 1), 0)
+    # Nothing but slopes, to first order.
+    turn = others @ (inverse * (others.T @ (matrix - fixed) @ axis))
+    return axis @ matrix @ axis, axis + turn
 
 
 def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> Edge:
@@ -556,10 +592,9 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
 
         # The direction that oscillates most, in whose plane the quartic term acts.
         diagonal = rule.diagonal(centre.moments, w)
-        gram = (spread * diagonal[None]) @ spread.T
-        sizes, axes = jnp.linalg.eigh(gram)
-        main = axes[:, -1] @ spread
-        along = main / jnp.sqrt(jnp.maximum(sizes[-1], 1e-30))
+        size, axis = _first((spread * diagonal[None]) @ spread.T)
+        main = axis @ spread
+        along = main / jnp.sqrt(jnp.maximum(size, 1e-30))
         curve = lambda w: _bend(place, w, along, along)
         quartic = _bend(curve, w, main, main)
         modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)

@@ -105,7 +105,7 @@ class Edge(eqx.Module):
         residual: The largest residual of a critical eigenvector so far, relative to the
             threshold.
         saturated: Whether more eigenvalues were at the edge, at some record, than there
-            are directions; `directions` should then be larger.
+            are directions; the others are then not held. Give more `directions`.
     """
 
     threshold: Float[Array, ""]
@@ -286,9 +286,11 @@ def judge(
 def _remaining(loss, network):
     """What `Trajectory.remaining` says, and the lowest curvature that was found."""
     flat, unravel = ravel_pytree(network)
-    slope, product = jax.linearize(
-        lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0], flat
-    )
+    fall = lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0]
+    try:
+        slope, product = jax.linearize(fall, flat)
+    except NotImplementedError:  # Of losses without, such as the sharpness as a penalty.
+        return loss.excess(network), jnp.asarray(-jnp.inf, flat.dtype)
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
     rates, weights = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps

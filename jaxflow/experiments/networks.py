@@ -2,7 +2,8 @@ r"""Linear networks beside their exact solutions, and nonlinear ones beside them
 
 Autoencoders that learn one principal component after the other, two layers from balanced
 starts, diagonal networks whose limit depends on the size of the start, chains that wait
-longer the deeper they are: flows of real data on the formulas of `theory.exact_dynamics`.
+longer the deeper they are, factors of a matrix: flows of real data on the formulas of
+`theory.exact_dynamics`. Matrices from few measurements, of which a formula knows one layer.
 Then what no formula says: perceptron, residual and convolutional network, in training.
 """
 
@@ -25,6 +26,8 @@ PARTS = {
     "two-layers": "two linear layers from balanced starts of several imbalances",
     "diagonal": "diagonal networks, and which of all solutions they find",
     "chains": "balanced linear networks of several depths",
+    "factorisation": "two equal factors of a matrix",
+    "sensing": "an image from fewer measurements than it has pixels, by several depths",
     "nonlinear": "nonlinear networks, descended at one step size",
 }
 # Principal components of the digits that the linear networks see.
@@ -44,8 +47,8 @@ def run(
     Data are the diabetes and the digits that are shipped with scikit-learn.
 
     Args:
-        only: Some of `autoencoder`, `two-layers`, `diagonal`, `chains` and `nonlinear`. By
-            default all of them.
+        only: Some of `autoencoder`, `two-layers`, `diagonal`, `chains`, `factorisation`,
+            `sensing` and `nonlinear`. By default all of them.
         seed: Which random numbers.
         quick: Fewer starts, records, samples and steps: a look.
         sweep: How to sweep: `jaxflow.sweep`, which it is by default, with a name first.
@@ -53,7 +56,7 @@ def run(
 
     Returns:
         A tree with a dataset for each part. In those of linear networks `deviation` is
-        the largest one of the flow from theory.
+        the largest one of the flow from theory, where there is one.
 
     Raises:
         ValueError: If `only` names something else.
@@ -67,6 +70,8 @@ def run(
     jobs = {
         "nonlinear": _nonlinear,
         "chains": _chains,
+        "sensing": _sensing,
+        "factorisation": _factorisation,
         "two-layers": _two_layers,
         "diagonal": _diagonal,
         "autoencoder": _autoencoder,
@@ -85,6 +90,10 @@ def headline(tree: "xr.DataTree") -> str:
         "from small starts, and of least l2 norm from large ones.",
         "chains": "From one small product, deeper networks wait longer, and then learn "
         "more suddenly.",
+        "factorisation": "Positive eigenvalues of a matrix are found one by one, each at a "
+        "rate of 8 times itself; negative ones never.",
+        "sensing": "Of all matrices that fit, deeper networks find one of lower rank, and "
+        "so what was measured from fewer measurements.",
     }
     if "nonlinear" in tree.children:
         words["nonlinear"] = _nonlinear_words(tree["nonlinear"].to_dataset())
@@ -366,6 +375,89 @@ def _chains(plan: Plan) -> "xr.Dataset":
     return runs.assign_attrs(data=f"diabetes; products of size {start:g} at the start")
 
 
+def _factorisation(plan: Plan) -> "xr.Dataset":
+    """The correlations of inputs, of which the mean is taken away: so of both signs."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    from .data import load_data
+
+    target = np.corrcoef(load_data("diabetes").x, rowvar=False)
+    target = target - np.eye(len(target))
+    values, axes = np.linalg.eigh(target)
+    values, axes = values[::-1], axes[:, ::-1]
+    # ||U U^T - A||^2 is the error of a linear map, for white inputs.
+    problem = jf.regression_from_moments(np.eye(len(target)), target, np.sum(target**2))
+    times = np.linspace(0, 8, 41 if plan.quick else 161)
+
+    def learn(key):
+        factor = 1e-2 * jr.normal(key, (len(target), 4))
+        run = _flow(problem, jf.SymmetricLinear(factor), times, {"product": _product})
+        solve = jf.theory.exact_dynamics.symmetric_factorisation
+        theory = solve(jnp.asarray(target), factor, jnp.asarray(times))
+        modes = lambda m: jnp.diagonal(axes.T @ m @ axes, axis1=1, axis2=2)
+        off = jnp.max(jnp.abs(run.observed["product"] - theory))
+        found = {"flow": modes(run.observed["product"]), "theory": modes(theory)}
+        return found | {"deviation": off / values[0]}
+
+    runs = plan("factorisation", learn, seeds=1).isel(seed=0)
+    names = {
+        what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")
+    }
+    runs = labelled(runs, names | {"deviation": {}})
+    runs = runs.assign_coords(time=times, mode=np.arange(1, 1 + len(values)))
+    data = "correlations of the 10 inputs of diabetes, less the identity; 4 columns"
+    return runs.assign_coords(target=("mode", values)).assign_attrs(data=data)
+
+
+def _sensing(plan: Plan) -> "xr.Dataset":
+    """Random measurements of an image of rank two, from equal layers."""
+    import jax.numpy as jnp
+    import jax.random as jr
+    import numpy as np
+
+    from .data import digits
+
+    images, labels = digits()
+    side, rank, start = 8, 2, 1e-3
+    image = images[labels == 0].mean(axis=0).reshape(side, side)
+    left, sizes, right = np.linalg.svd(image)
+    image = (left[:, :rank] * sizes[:rank]) @ right[:rank]
+    image = image / np.linalg.norm(image)
+    depths = (1, 3) if plan.quick else (1, 2, 3)
+    counts = (16, 40) if plan.quick else (16, 24, 32, 40, 48)
+
+    def learn(key, depth, samples):
+        rows = jr.normal(key, (max(counts), side, side))
+        rows = jnp.where(jnp.arange(len(rows))[:, None, None] < samples, rows, 0)
+        seen = rows.reshape(len(rows), -1)
+        problem = jf.MatrixSensing(rows, seen @ image.ravel())
+        first = start * jnp.eye(side)
+        network = jf.DeepLinear((start ** (1 / depth) * jnp.eye(side),) * depth)
+        options = {"tolerance": 1e-12, "rtol": 1e-8, "max_steps": 20_000}
+        run = _flow(problem, network, (0.0, jnp.inf), {"loss": jf.value}, **options)
+        found = run.network.product
+        # One layer goes straight to the nearest matrix that fits.
+        away = jnp.linalg.pinv(seen, rtol=1e-8) @ (seen @ (image - first).ravel())
+        nearest = first + away.reshape(side, side)
+        gap = jnp.linalg.norm(found - nearest) / jnp.linalg.norm(nearest)
+        return {
+            "error": jnp.linalg.norm(found - image),
+            "values": jnp.linalg.svd(found, compute_uv=False),
+            "loss": run.observed["loss"][-1],
+            "deviation": gap if depth == 1 else jnp.nan,
+        }
+
+    grid = {"loop": {"depth": depths}, "axes": {"samples": counts}}
+    runs = plan("sensing", learn, seeds=1, **grid).isel(seed=0)
+    names = {what: {} for what in ("error", "loss", "deviation")}
+    runs = labelled(runs, names | {"values": {"values_0": "mode"}})
+    runs = runs.assign_coords(mode=np.arange(1, 1 + side))
+    data = "random measurements of the mean zero of 8 x 8 pixels, its two leading parts"
+    return runs.assign_attrs(data=data, rank=rank)
+
+
 def _nonlinear(plan: Plan) -> "xr.Dataset":
     """Three networks on images, with what is known of linear ones seen input by input."""
     import equinox as eqx
@@ -490,6 +582,32 @@ def _chains_rows(runs):
             }
 
 
+def _factorisation_rows(runs):
+    last = runs.isel(time=-1)
+    found = int((last.flow > 0.5 * last.target).where(last.target > 0).sum())
+    yield {
+        "case": f"{runs.sizes['mode']} eigenvalues",
+        "deviation": f"{float(runs.deviation):.1e}",
+        "relative to": "largest eigenvalue",
+        "finding": f"{found} of {int((runs.target > 0).sum())} positive ones are found",
+    }
+
+
+def _sensing_rows(runs):
+    for depth in runs.depth.to_numpy():
+        some = runs.sel(depth=depth)
+        row = {"case": f"depth {depth}"}
+        if depth == 1:
+            row["deviation"] = f"{float(some.deviation.max()):.1e}"
+            row["relative to"] = "the nearest matrix that fits"
+        most, fewest = some.error.isel(samples=-1), some.error.isel(samples=0)
+        row["finding"] = (
+            f"error {float(fewest):.2g} from {int(some.samples[0])} measurements, "
+            f"{float(most):.2g} from {int(some.samples[-1])}, relative to the image"
+        )
+        yield row
+
+
 def _nonlinear_rows(runs):
     limit = 2 / runs.attrs["step_size"]
     for name in runs.network.to_numpy():
@@ -525,5 +643,7 @@ _ROWS = {
     "two-layers": _two_layers_rows,
     "diagonal": _diagonal_rows,
     "chains": _chains_rows,
+    "factorisation": _factorisation_rows,
+    "sensing": _sensing_rows,
     "nonlinear": _nonlinear_rows,
 }

@@ -34,14 +34,15 @@ def edge(runs: xr.Dataset, axes: Any):
         values = wrong[name].transpose(*wrong.since.dims)
         for seed in wrong.seed.to_numpy():
             lines = wrong.since.sel(seed=seed), values.sel(seed=seed)
-            below.plot(*lines, color=colour_of(k + 1), lw=0.5, alpha=0.5)
+            below.plot(*lines, color=colour_of(k + 1), lw=0.4, alpha=0.3)
         places, count = np.unique(since[since >= 0], return_counts=True)
         places = places[count == count.max()]  # Later, some starts have ended.
         flat = values.to_numpy().ravel()
         middle = [np.median(flat[since == place]) for place in places]
         below.plot(places, middle, color=colour_of(k + 1), lw=2, label=name)
     below.axvline(SETTLED, color="0.3", ls=":", lw=1, label="counted from here on")
-    below.set(yscale="log", ylim=(1e-4, 1.1), xlim=(-20, None))
+    # Before, errors of all sizes say no more than that nothing has settled.
+    below.set(yscale="log", ylim=(1e-4, 1.1), xlim=(SETTLED / 2, None))
     below.set(xlabel="steps since the central flow came to the edge")
     below.set_ylabel("relative error of the central flow")
     below.set_title("all starts, and their medians", fontsize=9)
@@ -142,7 +143,10 @@ def _one(run: xr.Dataset, name: str, axis: Axes):
             values = values.where(values > 1e-9)
             if trajectory == "gradient flow":
                 continue
-        label = _LABELS.get(trajectory, trajectory)
+        # The sharpness is that of single centres, and no mean.
+        label = trajectory if name == "sharpness" else _LABELS.get(trajectory, trajectory)
+        if label == "descent":
+            label = "descent, at the centre of three iterates"
         axis.plot(run.step, values, label=label, **_LINES[trajectory])
     axis.set_xlim(0, run.step[-1])
     if name == "sharpness":

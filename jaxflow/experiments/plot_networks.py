@@ -115,6 +115,47 @@ def chains(runs: xr.Dataset, axes: Any):
     size.set(title="white inputs: times of a chain")
 
 
+def factorisation(runs: xr.Dataset, axes: Any):
+    """What was found of each eigenvalue, in time and at the end."""
+    modes, ends = axes
+    every = max(1, runs.sizes["time"] // 60)
+    count = runs.sizes["mode"]
+    for k in range(count):
+        mode, colour = runs.isel(mode=k), shade(k, count)
+        label = f"eigenvalue {float(mode.target):.2g}" if k in (0, count - 1) else None
+        modes.plot(mode.time, mode.theory, color=colour, lw=1, label=label)
+        _dots(modes, mode.time, mode.flow, colour, every)
+    ends.plot(runs["mode"], runs.target, "_", color="0.3", ms=14, label="of the matrix")
+    ends.plot(runs["mode"], runs.theory.isel(time=-1), color=colour_of(1), lw=1)
+    ends.plot(runs["mode"], runs.flow.isel(time=-1), ".", color=colour_of(1), ms=4)
+    _key(modes)
+    _key(ends)
+    modes.set(xlabel=AXES["time"], ylabel="part of each eigenvector in the product")
+    ends.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue, and what was found of it")
+    ends.set_title(f"at time {float(runs.time[-1]):g}, of 4 columns", fontsize=9)
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
+def sensing(runs: xr.Dataset, axes: Any):
+    """The error against the number of measurements, and singular values for the most."""
+    error, values = axes
+    for k, depth in enumerate(runs.depth.to_numpy()):
+        some = runs.sel(depth=depth)
+        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4, "lw": 1.2}
+        label = "one layer" if depth == 1 else f"depth {depth}"
+        error.plot(some.samples, some.error, label=label, **style)
+        values.plot(some["mode"], some["values"].isel(samples=-1), label=label, **style)
+    values.axvline(runs.attrs["rank"] + 0.5, color="0.3", ls=":", lw=1, label="rank")
+    error.set(xlabel="measurements of 64 pixels", ylim=(0, None))
+    error.set_ylabel("distance from the image, over its size")
+    values.set(yscale="log", ylim=(1e-4, 2), xlabel="rank of the singular value")
+    values.set_ylabel("singular values that were found")
+    values.set_title(f"from {int(runs.samples[-1])} measurements", fontsize=9)
+    for axis in axes:
+        axis.legend(fontsize=7)
+
+
 def nonlinear(runs: xr.Dataset, axes: Any):
     """Loss, sharpness, alignment of the kernel and of the layers in training."""
     loss, sharpness, kernel, layers = axes
@@ -144,5 +185,7 @@ PANELS = {
     "two-layers": two_layers,
     "diagonal": diagonal,
     "chains": chains,
+    "factorisation": factorisation,
+    "sensing": sensing,
     "nonlinear": nonlinear,
 }

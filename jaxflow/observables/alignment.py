@@ -3,7 +3,8 @@
 Of nonlinear networks it is that of their weights; that of the layers' Jacobians at an
 input is the same of `network.linearised(x)`. Of layers that are no matrices, such as
 convolutions, only the latter is known. Of a module of the user's own, the layers are its
-matrices in the order of its leaves, each of which must fit the one before.
+matrices in the order of its leaves, each of which must fit the one before; what lies
+between them nobody knows, so for Jacobians see "Bring your own network" in the docs.
 """
 
 import itertools as it

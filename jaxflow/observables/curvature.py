@@ -120,8 +120,8 @@ def sharpness(
     Hellmann-Feynman theorem; nothing differentiates through the iteration. Where the top
     eigenvalue is repeated the result is one element of the subgradient; the mean of all
     its copies, `jnp.mean(spectrum(..., largest=copies).values)`, is smooth there, and its
-    derivative is exact. Second derivatives are wrong, because the eigenvector counts as a
-    constant.
+    derivative is exact. The eigenvector counts as a constant, so there is no second
+    derivative: asking for one is an error.
     """
     arguments = _check(loss, network, 1, 0, preconditioner, start, rtol, max_matvecs)
     return _sharpness(*arguments, jr.key(seed))
@@ -289,9 +289,30 @@ def _differentiable(place, part, values, vectors):
 @_differentiable.def_jvp
 def _(primals, tangents):
     place, part, values, vectors = primals
+    vectors = _constant(vectors, place)
     quotients = lambda place: jax.vmap(lambda v: _quotient(place, part, v))(vectors)
     _, slopes = eqx.filter_jvp(quotients, (place,), (tangents[0],))
     return values, slopes
+
+
+@eqx.filter_custom_jvp
+def _constant(vectors, place):
+    """Eigenvectors at a place, which must not move."""
+    del place
+    return vectors
+
+
+@_constant.def_jvp
+def _(primals, tangents):
+    del primals, tangents
+    raise NotImplementedError(
+        "Eigenvalues, those of `sharpness` and `spectrum`, have no second derivative here, "
+        "because eigenvectors count as constants; so `sharpening` and "
+        "`predicted_oscillation` have no slope. Where it is not needed, give them "
+        "`jax.lax.stop_gradient` of the loss and the network. For small networks use "
+        "`jax.numpy.linalg.eigvalsh(hessian(loss, network).as_matrix())`; where a flow "
+        "asks for it, a solver that does not, such as `diffrax.Tsit5()`."
+    )
 
 
 @eqx.filter_jit

@@ -22,6 +22,7 @@ def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
 
     In sharpness $S$ per unit of training time. Where it is positive, descent is on its way
     to the edge of stability ("progressive sharpening", Cohen et al., 2021), or held there.
+    Without derivatives, see `sharpness`.
     """
     return _climb(loss, network)[0]
 
@@ -43,7 +44,7 @@ def oscillation(
     Args:
         step_size: The step size of the descent.
         directions: The squares along as many top eigenvectors of the Hessian at the centre
-            instead, largest eigenvalue first.
+            instead, largest eigenvalue first; constants, to derivatives.
     """
     (_, second, _), middle = _three(loss, network, step_size)
     move = jax.tree.map(jnp.subtract, second, middle)
@@ -60,6 +61,7 @@ def predicted_oscillation(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     $\sigma^2 = 2 \max(0, -\langle \nabla S, \nabla \mathcal{L} \rangle) / \|\nabla
     S\|^2$, of an oscillation along the top eigenvector alone (Damian, Nichani & Lee, 2023,
     in the form of the central flow). It is for the centre: `at_centre` takes it there.
+    Without derivatives, see `sharpness`.
     """
     rate, square = _climb(loss, network)
     return 2 * jnp.maximum(rate, 0) / jnp.where(square > 0, square, 1)

@@ -355,17 +355,42 @@ def autoencoder_modes(
 
 
 def diagonal_map(
-    integral: Float[Array, " in"], first: Float[Array, " in"], second: Float[Array, " in"]
+    integral: Float[Array, " in"],
+    first: Float[Array, " in"],
+    second: Float[Array, " in"],
+    *,
+    power: int | None = None,
 ) -> Float[Array, " in"]:
-    r"""The map $w = u \odot v$ of a diagonal network, of what its gradient added up to.
+    r"""The map of a diagonal network, of what its gradient added up to.
 
-    $\frac14 (u + v)^2 e^{-2 G} - \frac14 (u - v)^2 e^{2 G}$ from the start $(u, v)$, for
-    $G(t) = \int_0^t \nabla_w \mathcal{L}$ and the flow of any function
-    $\mathcal{L}(u \odot v)$.
+    For $G(t) = \int_0^t \nabla_w \mathcal{L}$ and the flow of any function
+    $\mathcal{L}(w)$: of $w = u \odot v$ from the start $(u, v)$ it is
+    $\frac14 (u + v)^2 e^{-2 G} - \frac14 (u - v)^2 e^{2 G}$, and of $w = p^D - q^D$ with
+    $D > 2$ from the start $(p, q)$ it is
 
-    That of $w = p^2 - q^2$ is the same for $u = p + q$ and $v = p - q$, but twice as fast:
-    pass $2 G$. From $p = q = \alpha$ it is $2 \alpha^2 \sinh(-4 G)$.
+    $$ p^D \left(1 + D (D-2)\, p^{D-2} G\right)^{-D/(D-2)}
+       - q^D \left(1 - D (D-2)\, q^{D-2} G\right)^{-D/(D-2)}, $$
+
+    `nan` beyond the largest $G$ that there can be. That of $D = 2$ is the first one, for
+    $u = p + q$, $v = p - q$ and twice the $G$; from $p = q = \alpha$ it is
+    $2 \alpha^2 \sinh(-4 G)$. That of $D = 1$ is $p - q - 2 G$.
+
+    Args:
+        integral: $G$.
+        first: $u$ at the start, or $p$.
+        second: $v$ at the start, or $q$.
+        power: $D$, if the network is $p^D - q^D$.
+
+    Raises:
+        ValueError: If the power is not positive.
     """
+    _check_power("diagonal_map", power)
+    if power == 2:
+        return diagonal_map(2 * integral, first + second, first - second)
+    if power == 1:
+        return first - second - 2 * integral
+    if power is not None:
+        return _power_map(integral, first, second, power)
     product = first * second
     # From the start, of which large terms are not to cancel.
     away = jnp.exp(-2 * jnp.where(product < 0, -integral, integral))
@@ -373,80 +398,129 @@ def diagonal_map(
     return product * away - 2 * least * jnp.sinh(2 * integral)
 
 
+def _power_map(integral, first, second, power):
+    r"""$p^D - q^D$ for $D > 2$."""
+    rate = power * (power - 2) * integral
+
+    def gain(start, rate):
+        grown = jnp.log1p(start ** (power - 2) * rate)
+        return start**power * jnp.expm1(-power / (power - 2) * grown)
+
+    return first**power - second**power + gain(first, rate) - gain(second, -rate)
+
+
 def diagonal_limit(
-    problem: Regression, first: Float[Array, " in"], second: Float[Array, " in"]
+    problem: Regression,
+    first: Float[Array, " in"],
+    second: Float[Array, " in"],
+    *,
+    power: int | None = None,
 ) -> Float[Array, " in"]:
-    r"""Where the flow of a diagonal network $u \odot v$ ends, for one output.
+    r"""Where the flow of a diagonal network ends, for one output.
 
     Of all $w$ that fit, the one of the form `diagonal_map` with $G$ in the span of the
-    inputs, which minimises a strictly convex function: for $|u + v| = |u - v| = 2 \alpha$,
-    $\sum_i q(w_i / \alpha^2)$ with $q(z) = 2 - \sqrt{4 + z^2} + z\,\mathrm{arcsinh}(z/2)$,
-    so the least $\|w\|_2$ for $\alpha \to \infty$ and the least $\|w\|_1$ for
-    $\alpha \to 0$. For $w = p^2 - q^2$ pass $u = p + q$ and $v = p - q$.
+    inputs, which minimises a strictly convex function. For $w = u \odot v$ with
+    $|u + v| = |u - v| = 2 \alpha$ it is $\sum_i q(w_i / \alpha^2)$ with
+    $q(z) = 2 - \sqrt{4 + z^2} + z\,\mathrm{arcsinh}(z/2)$, so the least $\|w\|_2$ for
+    $\alpha \to \infty$ and the least $\|w\|_1$ for $\alpha \to 0$; so it is of
+    $w = p^D - q^D$ with $D > 1$ from $p = q = \alpha$.
 
     Found by Newton's method, in all directions that the data have. Differentiable in the
-    data and the start.
+    data and the start. From $p = q = \alpha$ with $D > 2$ the relative error is that of
+    rounding times $(w^{1/D} / \alpha)^{D-2}$, for $G$ is then close to its largest value.
 
     Args:
         problem: The regression, of fewer samples than inputs or more.
-        first: $u$ at the start.
-        second: $v$ at the start.
+        first: $u$ at the start, or $p$.
+        second: $v$ at the start, or $q$.
+        power: $D$, if the network is $p^D - q^D$.
 
     Returns:
-        The limit; `nan` if no such map fits, which needs a coordinate of $|u| = |v|$, for
-        it can never change its sign.
+        The limit; `nan` if no such map fits, which needs a coordinate of $|u| = |v|$, or of
+        $p$ or $q$ that is zero, for it can never change its sign.
 
     Raises:
-        ValueError: If there are several outputs or a readout.
+        ValueError: If there are several outputs or a readout, or the power is not positive.
     """
     _check_end_to_end("diagonal_limit", problem, (first.size, 1))
-    return _limit(problem.target[0], problem.covariance, first, second)
+    _check_power("diagonal_limit", power)
+    if power == 2:
+        first, second, power = first + second, first - second, None
+    return _limit(problem.target[0], problem.covariance, first, second, power)
 
 
-@jax.jit
-def _limit(fit, covariance, first, second):
+@ft.partial(jax.jit, static_argnames="power")
+def _limit(fit, covariance, first, second, power):
     values, axes = jnp.linalg.eigh(covariance)
     seen = values > 10 * values.size * jnp.finfo(values.dtype).eps * values[-1]
     span = axes @ (seen.astype(values.dtype)[:, None] * axes.T)
     rest = jnp.eye(values.size, dtype=values.dtype) - span
     fixed = jax.lax.stop_gradient((fit, span, rest, first, second))
-    dual = jax.lax.stop_gradient(_newton(*fixed))
+    dual = jax.lax.stop_gradient(_newton(*fixed, power))
     # One step more, whose derivative is that of the root.
-    dual += _newton_step(dual, fit, span, rest, first, second)
-    return diagonal_map(-dual, first, second)
+    dual += _newton_step(dual, fit, span, rest, first, second, power)[0]
+    return diagonal_map(-dual, first, second, power=power)
 
 
-def _newton(fit, span, rest, first, second):
+def _newton(fit, span, rest, first, second, power):
     r"""The dual vector to half the digits or more, or `nan`."""
-    scale = jnp.max(jnp.abs(fit)) + jnp.max(jnp.abs(first * second))
+    start = diagonal_map(jnp.zeros_like(fit), first, second, power=power)
+    scale = jnp.max(jnp.abs(fit)) + jnp.max(jnp.abs(start))
     allowed = jnp.finfo(fit.dtype).eps ** 0.75 * scale
 
     def misses(dual):  # Of maps and not of dual vectors, which may have flat directions.
-        misfit = span @ (diagonal_map(-dual, first, second) - fit)
-        return ~(jnp.max(jnp.abs(misfit)) <= allowed)
+        misfit = span @ (diagonal_map(-dual, first, second, power=power) - fit)
+        # Close to an end, what rounding of the dual vector does to the map is more.
+        moved = 10 * jnp.finfo(fit.dtype).eps * _stiffness(dual, first, second, power)[0]
+        return ~(jnp.max(jnp.abs(misfit)) <= allowed + jnp.max(moved * jnp.abs(dual)))
 
     def advance(state):
         dual, count = state
-        step = _newton_step(dual, fit, span, rest, first, second)
-        # Third derivatives are at most twice the second ones, and then steps damped so
-        # always descend, whatever the start; the last ones are hardly damped.
-        longest = 2 * jnp.max(jnp.abs(step))
+        step, longest = _newton_step(dual, fit, span, rest, first, second, power)
+        # What third derivatives are, times the step, over second ones. Steps damped so
+        # always descend, whatever the start; the last ones are hardly damped. Where the
+        # ratio grows towards an end, they come up to half of the way there.
         damping = jnp.log1p(longest) / jnp.where(longest > 0, longest, 1)
+        damping = damping if power is None else 1 / (1 + longest)
         return dual + damping * step, count + 1
 
-    proceed = lambda state: misses(state[0]) & (state[1] < 200)
+    proceed = lambda state: misses(state[0]) & (state[1] < 500)
     dual, _ = jax.lax.while_loop(proceed, advance, (jnp.zeros_like(fit), 0))
     return jnp.where(misses(dual), jnp.nan, dual)
 
 
-def _newton_step(dual, fit, span, rest, first, second):
-    """A step towards the dual vector, within the span, whose map fits."""
-    misfit = span @ (diagonal_map(-dual, first, second) - fit)
-    plus, minus = (first + second) ** 2 / 4, (first - second) ** 2 / 4
-    stiffness = 2 * (plus * jnp.exp(2 * dual) + minus * jnp.exp(-2 * dual))
+def _newton_step(dual, fit, span, rest, first, second, power):
+    """A step towards the dual vector, within the span, whose map fits, and its length.
+
+    In units of what changes the stiffness by as much as itself, at most.
+    """
+    misfit = span @ (diagonal_map(-dual, first, second, power=power) - fit)
+    stiffness, ratio = _stiffness(dual, first, second, power)
     # Outside of the span any positive curvature does; one of this size keeps digits.
     curvature = span @ (stiffness[:, None] * span) + jnp.mean(stiffness) * rest
-    return -jnp.linalg.solve(curvature, misfit)
+    step = -jnp.linalg.solve(curvature, misfit)
+    return step, jnp.max(jnp.abs(step) * ratio)
+
+
+def _stiffness(dual, first, second, power):
+    """How the map changes with the dual vector, and how fast this does, relatively."""
+    if power is None:
+        plus, minus = (first + second) ** 2 / 4, (first - second) ** 2 / 4
+        return 2 * (plus * jnp.exp(2 * dual) + minus * jnp.exp(-2 * dual)), 2.0
+    if power == 1:
+        return jnp.full_like(dual, 2.0), 0.0
+    rate = power * (power - 2) * dual
+    # p^(D-2) and q^(D-2), which only zero starts leave at zero.
+    p, q = (w ** (power - 2) for w in (first, second))
+    p, q = p / (1 - p * rate), q / (1 + q * rate)
+    slopes = (jnp.abs(w) ** (2 * (power - 1) / (power - 2)) for w in (p, q))
+    ratio = 2 * power * (power - 1) * jnp.maximum(jnp.abs(p), jnp.abs(q))
+    return power**2 * sum(slopes), ratio
+
+
+def _check_power(name: str, power: int | None):
+    if power is not None and power < 1:
+        raise ValueError(f"`{name}(power=...)` must be positive, but is {power}.")
 
 
 def end_to_end_velocity(

@@ -88,6 +88,24 @@ def test_chains_are_on_the_end_to_end_equation_and_wait_longer_with_depth(rest):
 
 
 @pytest.mark.exhaustive
+def test_factors_find_eigenvalues_that_are_positive(rest):
+    runs = rest["factorisation"].to_dataset()
+    assert runs.deviation < CLOSE
+    wanted = np.maximum(runs.target.to_numpy(), 0)
+    np.testing.assert_allclose(runs.flow.isel(time=-1), wanted, atol=1e-2)
+
+
+@pytest.mark.exhaustive
+def test_deeper_networks_need_fewer_measurements(rest):
+    """One layer ends at the nearest matrix, to the root of the loss's tolerance."""
+    runs = rest["sensing"].to_dataset()
+    assert (runs.deviation.sel(depth=1) < 1e-5).all()
+    assert (runs.loss < 1e-9).all()
+    error = runs.error.isel(samples=-1)
+    assert error.sel(depth=3) < 0.5 * error.sel(depth=1)
+
+
+@pytest.mark.exhaustive
 def test_nonlinear_networks_learn_and_flatten_below_two_over_the_step_size(rest):
     runs = rest["nonlinear"].to_dataset()
     limit = 2 / runs.attrs["step_size"]

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxflow as jf
 
@@ -76,3 +77,34 @@ def test_of_modules():
 
     jf.at_centre(watch, step_size=0.1)(loss, module)
     assert seen == [eqx.nn.MLP]
+
+
+@pytest.mark.parametrize("loss", [valley, jf.regression(np.eye(3), np.ones((3, 1)))])
+def test_eigenvalues_have_no_second_slope(loss):
+    """An error, and not that of a frozen eigenvector; the first one is as it was."""
+    network = {"x": jnp.zeros(()), "y": jnp.zeros(()), "s": jnp.asarray(19.0)}
+    if loss is not valley:
+        network = jf.init.gaussian((3, 3, 1), scale=0.5, key=jax.random.key(0))
+    sharp = lambda n: jf.sharpness(loss, n)
+    for bend in (
+        jax.hessian(sharp),
+        jax.grad(lambda n: jf.sharpening(loss, n)),
+        jax.jit(jax.grad(lambda n: jf.predicted_oscillation(loss, n))),
+        lambda n: jax.jvp(jax.grad(sharp), (n,), (n,)),
+    ):
+        with pytest.raises(NotImplementedError, match="have no second derivative"):
+            bend(network)
+    still = lambda n: jf.sharpening(loss, jax.lax.stop_gradient(n)) + sharp(n)
+    for one, other in zip(
+        *(jax.tree.leaves(jax.grad(f)(network)) for f in (still, sharp)), strict=True
+    ):
+        np.testing.assert_allclose(one, other)
+
+
+def test_sharpness_is_a_penalty(problem, network):
+    """Of which nobody knows what remains: all of it, so."""
+    flat = problem + 0.1 * jf.FunctionLoss(eqx.Partial(jf.sharpness, problem))
+    run = jf.gradient_descent(flat, network, 5, step_size=0.01, every=5)
+    assert run.ok
+    assert np.diff(run.observed["loss"]) < 0
+    np.testing.assert_allclose(run.remaining, flat.excess(run.network))

@@ -513,6 +513,66 @@ def test_diagonal_networks_are_maps_of_the_sum_of_their_gradients():
     np.testing.assert_allclose(limit, u * v, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "power",
+    [3, *(pytest.param(power, marks=pytest.mark.exhaustive) for power in (1, 2, 4))],
+)
+def test_powers_are_maps_of_the_sum_of_their_gradients(power):
+    """From unequal starts, of which those of odd powers may have any sign."""
+    problem = jf.regression(jr.normal(jr.key(0), (3, 6)), jr.normal(jr.key(1), (3,)))
+    p, q = jr.uniform(jr.key(2), (2, 6), minval=0.5, maxval=1.0)
+    p = p.at[0].multiply(-1)
+    slope = jax.grad(lambda w: problem(jf.DeepLinear((w[None],))))
+
+    def velocity(state):
+        p, q, _ = state
+        g = slope(p**power - q**power)
+        push = power * g
+        return -push * p ** (power - 1), push * q ** (power - 1), g
+
+    p, q, integral = (w[-1] for w in integrate(velocity, (p, q, 0 * p), jnp.array([100.0])))
+    starts = jr.uniform(jr.key(2), (2, 6), minval=0.5, maxval=1.0)
+    starts = starts.at[0, 0].multiply(-1)
+    found = exact.diagonal_map(integral, *starts, power=power)
+    np.testing.assert_allclose(found, p**power - q**power, atol=1e-9)  # 100 tolerances.
+    limit = exact.diagonal_limit(problem, *starts, power=power)
+    np.testing.assert_allclose(limit, p**power - q**power, atol=1e-9)
+
+
+def test_flow_of_powers_of_weights_ends_where_it_should():
+    problem = jf.regression(jr.normal(jr.key(0), (3, 6)), jr.normal(jr.key(1), (3,)))
+    starts = jnp.full((2, 6), 0.3)
+    network = jf.DiagonalLinear(starts[:1], starts[1:], power=3)
+    run = jf.gradient_flow(
+        problem,
+        network,
+        (0.0, jnp.inf),
+        tolerance=1e-20,
+        rtol=RTOL,
+        atol=1e-13,
+        solver=dfx.Tsit5(),
+    )
+    limit = exact.diagonal_limit(problem, *starts, power=3)
+    np.testing.assert_allclose(run.network.product[0], limit, atol=AGREE)
+
+
+@pytest.mark.parametrize("power", [3, 10])
+def test_limits_of_powers_have_least_norms(power):
+    """Maps of 1e-9 at the start are small, and lose up to 7 digits, see there."""
+    x, y = jr.normal(jr.key(0), (3, 6)), jr.normal(jr.key(1), (3,))
+    problem = jf.regression(x, y)
+    limit = jax.jit(
+        lambda scale: exact.diagonal_limit(problem, *jnp.full((2, 6), scale), power=power)
+    )
+    small = 1e-9 ** (1 / power)
+    for scale in (small, 0.3, 1.0, 1e3):
+        lost = max(1, scale ** (2 - power))
+        np.testing.assert_allclose(x @ limit(scale), y, atol=1e-14 * lost + 1e-12)
+    np.testing.assert_allclose(limit(1e3), problem.target[0], atol=1e-8)
+    tiny = np.abs(limit(small)) < 1e-5
+    np.testing.assert_allclose(np.sum(~tiny), 3)  # As many as samples.
+
+
 def test_limits_of_diagonal_networks_have_least_norms():
     x, y = jr.normal(jr.key(0), (3, 6)), jr.normal(jr.key(1), (3,))
     problem = jf.regression(x, y)
@@ -622,3 +682,8 @@ def test_end_to_end_velocity_needs_a_depth_a_rank_and_a_map_that_fits(problem):
 def test_limits_of_diagonal_networks_need_one_output():
     with pytest.raises(ValueError, match="3 inputs to 3 outputs, but has 3 inputs and 1"):
         exact.diagonal_limit(white(jnp.eye(3)), jnp.ones(3), jnp.zeros(3))
+
+
+def test_powers_of_diagonal_networks_are_positive():
+    with pytest.raises(ValueError, match=r"power=...\)` must be positive, but is 0"):
+        exact.diagonal_map(*jnp.ones((3, 2)), power=0)
