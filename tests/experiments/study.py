@@ -109,6 +109,8 @@ def crash(path, cache, kills):
 
 def finish(path, cache):
     """Do what is left."""
+    # A shell that runs the tests in the background makes them ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings(cache)
     go(path, progress=say)
 
