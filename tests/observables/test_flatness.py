@@ -53,6 +53,7 @@ def test_what_is_not_finite_is_not_flat(wrong):
     assert not bool(jf.solved(loss, broken))
 
 
+@pytest.mark.exhaustive  # Another integral, of more weights than the arc below.
 def test_local_entropy_of_one_pattern_is_an_integral():
     """The field along a random direction on a sphere has a known density."""
     n = 12
