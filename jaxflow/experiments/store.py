@@ -34,11 +34,21 @@ def save(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
     part = beside(path, "part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result.to_zarr(part, mode="w-", consolidated=False)
+        tree = isinstance(result, xr.DataTree)
+        whole = result.map_over_datasets(_texts) if tree else _texts(result)
+        whole.to_zarr(part, mode="w-", consolidated=False)
         replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return path
+
+
+def _texts(dataset: xr.Dataset) -> xr.Dataset:
+    """The same with texts of any length: zarr has no specification of those of one."""
+    fixed = {name: v for name, v in dataset.variables.items() if v.dtype.kind == "U"}
+    there = {name: dataset[name].astype(object) for name in fixed}
+    axes = {name: there.pop(name) for name in fixed if name in dataset.coords}
+    return dataset.assign_coords(axes).assign(there)
 
 
 def load(path: str | Path) -> Result:

@@ -44,6 +44,14 @@ def test_a_loaded_result_has_the_types_of_the_one_that_was_saved(tmp_path):
     assert {n: v.dtype for n, v in loaded.items()} == {n: v.dtype for n, v in saved.items()}
 
 
+def test_texts_are_saved_whatever_their_length(tmp_path):
+    """Of fixed length zarr would warn, which here is an error."""
+    runs = dataset().assign_coords(seed=np.array(["one", "several"]))
+    runs = runs.assign(note=("record", np.array(["a", "bc", "def"])), kind=np.str_("all"))
+    loaded = jf.load(jf.save(xr.DataTree.from_dict({"part": runs}), tmp_path / "runs"))
+    xr.testing.assert_equal(loaded["part"].to_dataset().load(), runs)
+
+
 def test_a_loaded_result_can_be_saved_where_it_came_from(tmp_path):
     path = jf.save(dataset(), tmp_path / "runs")
     jf.save(jf.load(path).assign_attrs(depth=4), path, overwrite=True)
