@@ -4,7 +4,6 @@ Marion & Chizat (2024): minimisers have a least sharpness, gradient flow from sm
 residual starts ends within a constant of it, and descent cannot end above $2 / \eta$.
 """
 
-import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import layered
+from .parts import at_once, layered
 
 if TYPE_CHECKING:
     import jax
@@ -104,16 +103,19 @@ def run(
     residual = ft.partial(jf.init.residual, width, depth)
     progress(loaded.description)
     plan = _Plan(depth, step_sizes, steps, seeds, key, sweep or named, progress)
-    # Compiling takes most of the time, and one core: all four sweeps at once.
-    pool = concurrent.futures.ThreadPoolExecutor(4)
-    try:
-        started = {
-            "gaussian": plan.start(pool, "gaussian", plain, gaussian, scales),
-            "residual": plan.start(pool, "residual", projected, residual, residual_scales),
-        }
-        tree = xr.DataTree.from_dict({name: join() for name, join in started.items()})
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    starts = {
+        "gaussian": (plain, gaussian, scales),
+        "residual": (projected, residual, residual_scales),
+    }
+    jobs = {}
+    for name, given in starts.items():
+        jobs |= plan.jobs(name, *given)
+    found = at_once(jobs)
+    branches = {
+        name: plan.join(given[0], [found[f"{name}-flow"], found[name]])
+        for name, given in starts.items()
+    }
+    tree = xr.DataTree.from_dict(branches)
     tree.attrs.update(data=loaded.description, depth=depth, width=width)
     return tree
 
@@ -201,8 +203,8 @@ class _Plan:
     sweep: Callable[..., "xr.Dataset"]
     progress: Callable[[str], Any]
 
-    def start(self, pool, name, problem, draw, scales) -> Callable[[], "xr.Dataset"]:
-        """Flow and descent over the grid, with the flow at step size 0, when called."""
+    def jobs(self, name, problem, draw, scales) -> "dict[str, Callable[[], xr.Dataset]]":
+        """Flow and descent over the grid."""
         watch = (
             "excess",
             "distance",
@@ -217,14 +219,17 @@ class _Plan:
 
         size = f"{len(scales)} scales x {self.seeds} seeds"
         self.progress(f"{STARTS[name]}, gradient flow: {size}")
-        flow = pool.submit(self._flow, name, problem, draw, scales, observe)
         self.progress(
             f"{STARTS[name]}, descent: {len(self.step_sizes)} step sizes x {size}"
         )
-        descent = pool.submit(self._descent, name, problem, draw, scales, observe)
-        return lambda: self._join(problem, [flow.result(), descent.result()])
+        given = name, problem, draw, scales, observe
+        return {
+            f"{name}-flow": ft.partial(self._flow, *given),
+            name: ft.partial(self._descent, *given),
+        }
 
-    def _join(self, problem, parts: "list[xr.Dataset]") -> "xr.Dataset":
+    def join(self, problem, parts: "list[xr.Dataset]") -> "xr.Dataset":
+        """Both, with the flow at step size 0, and theory."""
         import jax
         import xarray as xr
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools as ft
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,7 @@ def together(
     parts: Mapping[str, str],
     progress: Callable[[str], Any],
 ) -> "xr.DataTree":
-    """What jobs return of a plan, in the order of the parts.
-
-    Compiling takes most of the time, and one core; so all at once, in the order of the
-    jobs: the longest first.
-    """
+    """What jobs return of a plan, in the order of the parts; the longest jobs first."""
     import xarray as xr
 
     def part(name):
@@ -73,13 +70,18 @@ def together(
         progress(f"done: {parts[name]}")
         return found
 
+    found = at_once({name: ft.partial(part, name) for name in jobs if name in names})
+    return xr.DataTree.from_dict({name: found[name] for name in parts if name in names})
+
+
+def at_once(jobs: Mapping[str, Callable[[], "xr.Dataset"]]) -> "dict[str, xr.Dataset]":
+    """What jobs return, done at once: compiling takes most of the time, and one core."""
     pool = concurrent.futures.ThreadPoolExecutor(len(jobs))
     try:
-        found = {name: pool.submit(part, name) for name in jobs if name in names}
-        branches = {name: found[name].result() for name in parts if name in names}
+        found = {name: pool.submit(job) for name, job in jobs.items()}
+        return {name: one.result() for name, one in found.items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return xr.DataTree.from_dict(branches)
 
 
 def labelled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.Dataset":

@@ -100,11 +100,8 @@ def training(runs: xr.Dataset, axes: Any):
         style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
         shift = runs.decay_share + 0.008 * (k - 1.5)
         for values, axis in ((gaps, above), (some["size"], size)):
-            middle = values.median("seed")
-            low, high = values.min("seed"), values.max("seed")
-            spread = np.abs(np.stack([middle - low, high - middle]))
             style |= {"ls": "-" if axis is above else ""}
-            axis.errorbar(shift, middle, spread, lw=1, capsize=2, label=method, **style)
+            _medians(axis, shift, values, label=method, **style)
     gap = (origin - runs.exact_loss) / origin
     above.plot(
         runs.decay_share, gap.where(gap > 0), color="0.3", ls=":", label="the origin"
@@ -121,6 +118,14 @@ def training(runs: xr.Dataset, axes: Any):
         axis.axvline(ratio, color="0.6", ls=":", lw=1, label="spinodal")
         axis.set(xlabel=f"{AXES['decay_share']} (medians and ranges)")
         axis.legend(fontsize=7, ncol=2, loc="upper right")
+
+
+def _medians(axis: Any, x: Any, values: xr.DataArray, **style: Any):
+    """Medians over seeds, with their ranges."""
+    middle = values.median("seed")
+    ends = values.min("seed"), values.max("seed")
+    spread = np.abs(np.stack([end - middle for end in ends]))
+    axis.errorbar(x, middle, spread, lw=1, capsize=2, **style)
 
 
 def trapping(runs: xr.Dataset, axes: Any):
@@ -154,12 +159,9 @@ def signal(runs: xr.Dataset, axes: Any):
         )
         for k, name in enumerate(runs.activation.to_numpy()):
             error = some.error.sel(activation=name)
-            middle = error.median("seed")
-            low, high = error.min("seed"), error.max("seed")
-            spread = np.abs(np.stack([middle - low, high - middle]))
-            style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "capsize": 2}
+            style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4}
             style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
-            axis.errorbar(runs.signal, middle, spread, lw=1, label=name, **style)
+            _medians(axis, runs.signal, error, label=name, **style)
         if hidden > 1:
             where = {"color": "0.3", "ls": ":", "lw": 1}
             words = "below, zero is the only minimum (linear)"
@@ -198,14 +200,9 @@ def networks(runs: xr.Dataset, axes: Any):
     for axis, kind in zip(axes, runs.kind.to_numpy(), strict=True):
         for k, maps in enumerate(runs.maps.to_numpy()):
             error = runs.error.sel(kind=kind, maps=maps) / runs.attrs["origin"]
-            middle = error.median("seed")
-            spread = np.abs(
-                np.stack([middle - error.min("seed"), error.max("seed") - middle])
-            )
             low = float(runs.lowest.sel(kind=kind, maps=maps))
-            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4, "capsize": 2}
-            label = layers_of(kind, maps)
-            axis.errorbar(runs.decay, middle, spread, label=label, lw=1, **style)
+            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+            _medians(axis, runs.decay, error, label=layers_of(kind, maps), **style)
             if low < -1e-9:
                 # Weight decay adds twice its strength to every curvature at zero.
                 where = {"color": style["color"], "ls": ":", "lw": 1}
