@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import pkgutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,11 +13,26 @@ from pathlib import Path
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` it is as users have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # Of small matrices more are slower.
+
+
+def _starts(flags: str) -> bool:
+    """Whether this jaxlib knows these flags: it aborts at a name that it doesn't."""
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    return not subprocess.run(command, env=environment, capture_output=True).returncode
+
+
+# Half the time goes without these two. Workers, notebooks and commands inherit them.
+_given = os.environ.get("XLA_FLAGS", "")
+_quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if "xla_cpu_use_fusion_emitters" not in _given and _starts(f"{_given} {_quick}"):
+    os.environ["XLA_FLAGS"] = f"{_given} {_quick}".strip()
+
 # XLA (0.10) waits for its pool of threads in the threads of the pool, where batches of two
 # decompositions at once wait for ever if there are two. One thread does all by itself.
 os.environ["NPROC"] = "1"
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
