@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
+from .._linalg.norms import norm
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from .batching import anywhere
@@ -171,7 +172,7 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
                 dtmin=max_step / 64,
                 dtmax=max_step,
                 # Of the weights; all else follows.
-                norm=lambda y: jnp.sqrt(jnp.sum(y.weights**2)),
+                norm=lambda y: norm(y.weights),
             ),
             step_ts=times,
         ),
@@ -397,7 +398,7 @@ class _Euler(dfx.AbstractAdaptiveSolver):
             residual=jnp.maximum(y0.residual, jet.residual),
         )
         # Relative to the weights.
-        size = jnp.sqrt(jnp.sum(w**2))
+        size = norm(w)
         error = dt / 2 * (after - velocity) / jnp.where(size > 0, size, 1)
         finite = jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(error))
         error = jnp.where(finite, error, jnp.inf)
@@ -498,7 +499,7 @@ def _tracked(place, w, moments, start, k):
 
         def further(rows, _):
             rows = product(rows)
-            sizes = jnp.linalg.norm(rows, axis=1, keepdims=True)
+            sizes = norm(rows, axis=1, keepdims=True)
             rows = rows / jnp.where(sizes > 0, sizes, 1)
             return rows, rows
 
@@ -510,7 +511,7 @@ def _tracked(place, w, moments, start, k):
         values, mixing = jnp.linalg.eigh((small + small.T) / 2)
         mixing, values = mixing.T[::-1][:size], values[::-1][:size]
         basis = mixing @ space
-        misses = jnp.linalg.norm(mixing @ images - values[:, None] * basis, axis=1)
+        misses = norm(mixing @ images - values[:, None] * basis, axis=1)
         near = values[:k] > 0.8 * edge
         miss = jnp.max(jnp.where(near, misses[:k], 0))
         # From far below, only that nothing is above has to be known.

@@ -15,6 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._linalg.norms import tree_norm
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
@@ -24,7 +25,6 @@ from .trajectory import (
     Observable,
     Trajectory,
     judge,
-    norm,
     record,
     returned,
     value,
@@ -250,7 +250,7 @@ def travel(way, step, network) -> Any:
         old, alive, meter_state = carry
         new = jax.lax.cond(anywhere(alive), block, lambda state, *_: state, old, *bounds)
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
-        going = alive & jnp.isfinite(norm(new.network))
+        going = alive & jnp.isfinite(tree_norm(new.network))
         if way.until is not None:
             going &= ~way.until(*whole(step.loss, new.network))
         meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
@@ -376,7 +376,7 @@ def _straightness(step: _Step, state: _State, count: int) -> Scalar:
     """Net displacement over length of path, in eight further steps that are not kept."""
     arrays, rest = eqx.partition((step, state), eqx.is_inexact_array)
     step, state = eqx.combine(jax.lax.stop_gradient(arrays), rest)
-    between = lambda a, b: norm(jax.tree.map(jnp.subtract, a.network, b.network))
+    between = lambda a, b: tree_norm(jax.tree.map(jnp.subtract, a.network, b.network))
 
     def wander(carry, count):
         state, path = carry

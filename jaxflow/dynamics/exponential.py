@@ -17,6 +17,7 @@ from jax.extend.core import Literal
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._linalg.norms import norm
 from .krylov import Modes, krylov, phi
 
 _DENSE_LIMIT = 4000
@@ -172,7 +173,7 @@ def _finish(pieces, act, y):
 @eqx.filter_custom_jvp
 def _advance(flow, h, y0, tolerance, largest):
     y, f = ravel_pytree(y0)[0], flow.at(y0)
-    allowed = tolerance * jnp.linalg.norm(y)
+    allowed = tolerance * norm(y)
     split = lambda jacobian, v: krylov(jacobian, v, h, allowed, largest)
     act = _sparse(h)
     pieces = _stages(f, h, y, split, act)

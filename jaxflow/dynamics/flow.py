@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
+from .._linalg.norms import tree_norm
 from ..modules import Loss, parts, whole
 from .batching import in_turn
 from .exponential import ExponentialRosenbrock
@@ -21,7 +22,6 @@ from .trajectory import (
     Trajectory,
     arrived,
     judge,
-    norm,
     record,
     returned,
     value,
@@ -291,7 +291,7 @@ def _velocity(time, network, args):
 def _first_step(loss, network, longest):
     """Where the weights move by one percent, to begin with."""
     loss, network = jax.lax.stop_gradient((loss, network))
-    size, speed = norm(network), norm(jax.grad(loss.excess)(network))
+    size, speed = tree_norm(network), tree_norm(jax.grad(loss.excess)(network))
     step = 0.01 * jnp.where(size > 0, size, 1) / speed
     return jnp.clip(jnp.where(jnp.isfinite(step), step, longest), 0, longest)
 
@@ -320,8 +320,8 @@ class _Tsit5UntilStiff(dfx.Tsit5):
         sixth = jnp.asarray(self.tableau.a_lower[-2])
         stages = info["k"]
         gap = lambda y0, y1, k: y1 - y0 - jnp.tensordot(sixth.astype(k.dtype), k[:5], 1)
-        rise = norm(jax.tree.map(lambda k: k[6] - k[5], stages))
-        limited = rise > 2.7 * norm(jax.tree.map(gap, y0, y1, stages))
+        rise = tree_norm(jax.tree.map(lambda k: k[6] - k[5], stages))
+        limited = rise > 2.7 * tree_norm(jax.tree.map(gap, y0, y1, stages))
         tired = tired + limited.astype(tired.dtype)
         result = dfx.RESULTS.where(tired < self.patience, result, self.tired_of_it)
         return y1, error, info, (state, (tired, t1 - t0)), result

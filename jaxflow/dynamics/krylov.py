@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._linalg.norms import norm
+
 # Products between two looks at the error.
 FEW = 8
 
@@ -52,7 +54,7 @@ def krylov(
     largest = min(largest, v.size)
     few = min(FEW, largest)
     eps = jnp.finfo(v.dtype).eps
-    size = jnp.linalg.norm(v)
+    size = norm(v)
 
     def orthogonal(image, space):
         column = space @ image
@@ -71,8 +73,8 @@ def krylov(
             lambda: orthogonal(image, space),
         )
         small = small.at[j].set(column).at[:, j].set(column)
-        beta = jnp.linalg.norm(rest)
-        beta = jnp.where(beta > 10 * eps * jnp.linalg.norm(image), beta, 0)
+        beta = norm(rest)
+        beta = jnp.where(beta > 10 * eps * norm(image), beta, 0)
         return space, small, rest / jnp.where(beta > 0, beta, jnp.inf), beta
 
     def modes(count, last, space, small, beta):
@@ -106,10 +108,11 @@ def quadrature(
     v: Float[Array, " n"],
     count: int,
 ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
-    r"""Nodes and weights of $v^\top f(A) v \approx \sum_i w_i f(x_i)$, of Gauss.
+    r"""Nodes and roots of weights of $v^\top f(A) v \approx \sum_i a_i^2 f(x_i)$, of Gauss.
 
     By Lanczos with its three-term recurrence: what it loses of orthogonality splits
     weights between copies of a node, and leaves such sums as they are (Greenbaum, 1989).
+    Roots, because the square of a very short vector is no number.
 
     Args:
         apply: The symmetric matrix $A$.
@@ -117,15 +120,15 @@ def quadrature(
         count: Products, and nodes; those of weight zero may be absent.
     """
     eps = jnp.finfo(v.dtype).eps
-    size = jnp.linalg.norm(v)
+    size = norm(v)
 
     def extend(state, _):
         row, before, beta = state
         image = apply(row)
-        length = jnp.linalg.norm(image)
+        length = norm(image)
         alpha = image @ row
         image = image - alpha * row - beta * before
-        beta = jnp.linalg.norm(image)
+        beta = norm(image)
         beta = jnp.where(beta > 10 * eps * length, beta, 0)  # Else the space is full.
         return (image / jnp.where(beta > 0, beta, jnp.inf), row, beta), (alpha, beta)
 
@@ -135,7 +138,7 @@ def quadrature(
     # LAPACK may hang on what is not finite.
     finite = jnp.all(jnp.isfinite(small))
     nodes, mixing = jnp.linalg.eigh(jnp.where(finite, small, 0))
-    return nodes, jnp.where(finite, (size * mixing[0]) ** 2, jnp.nan)
+    return nodes, jnp.where(finite, size * mixing[0], jnp.nan)
 
 
 def phi(z: Float[Array, "..."], highest: int = 4) -> list[Float[Array, "..."]]:

@@ -10,6 +10,8 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, ScalarLike
 
+from .._linalg.norms import norm
+
 
 def keep_norms() -> optax.GradientTransformation:
     """Scale every row of weights back to the norm that it has, after the step.
@@ -28,7 +30,7 @@ def keep_norms() -> optax.GradientTransformation:
 
 def _back(update, weights):
     moved = weights + update
-    old, new = (jnp.linalg.norm(w, axis=-1, keepdims=True) for w in (weights, moved))
+    old, new = (norm(w, axis=-1, keepdims=True) for w in (weights, moved))
     some = (old > 0) & (new > 0)
     return moved * jnp.where(some, old / jnp.where(some, new, 1), 1) - weights
 

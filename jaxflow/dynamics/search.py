@@ -11,12 +11,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._linalg.norms import tree_norm
 from ..losses import AbstractLoss
 from ..modules import parts
 from ..networks import Committee
 from ..patterns import Classification
 from .descent import Way, check_every, join, travel
-from .trajectory import Observable, Status, Trajectory, norm, record, value
+from .trajectory import Observable, Status, Trajectory, record, value
 
 
 def least_action(
@@ -133,7 +134,7 @@ def _search(step, network, way, observe):
     networks = jax.tree.map(join, network, networks, last.network)
     solved = step.loss.solved(last.network)
     status = jnp.where(solved, Status.CONVERGED, Status.MOVING)
-    status = jnp.where(jnp.isfinite(norm(last.network)), status, Status.DIVERGED)
+    status = jnp.where(jnp.isfinite(tree_norm(last.network)), status, Status.DIVERGED)
     return Trajectory(
         time=join(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, step.loss, networks),

@@ -11,6 +11,7 @@ from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .._linalg.norms import norm, tree_norm
 from ..kernels import batched
 from ..losses import AbstractLoss
 from ..modules import Completed, of_modules, whole
@@ -61,9 +62,10 @@ class Status(enum.IntEnum):
       pattern is wrong. Or, where the loss cannot reach its floor, so is
       `Trajectory.remaining`, and it is no plateau.
     - `PLATEAU`: `Trajectory.remaining` is that small, but the least excess, where it is
-      known, as for linear networks, is further below. Where it is not: the loss curves down
-      in some direction, by $\frac12 |\lambda| \|\theta\|^2$ and itself more than
-      $\sqrt{\texttt{tolerance}}\, \Delta$, or up in none. A saddle.
+      known, as for linear networks, is further below. Where it is not: the excess is more
+      than $\sqrt{\texttt{tolerance}}\, \Delta$, and the loss curves up in no direction, or
+      down in one, by as much over the length of the weights, or over the length in which
+      it rises by $\Delta$ where it curves up most. A saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
@@ -192,7 +194,7 @@ def record(
 
     def see(place):
         network, state = place
-        finite = jnp.isfinite(norm(eqx.filter(place, eqx.is_inexact_array)))
+        finite = jnp.isfinite(tree_norm(eqx.filter(place, eqx.is_inexact_array)))
         given = whole(loss, jax.tree.map(lambda w: jnp.where(finite, w, 0), network))
         number = lambda w: eqx.is_array(w) and jnp.issubdtype(w.dtype, jnp.number)
         safe = lambda w: jnp.where(finite, w, jnp.ones_like(w)) if number(w) else w
@@ -229,7 +231,8 @@ def arrived(loss: AbstractLoss, network: PyTree[Array], limit: Scalar) -> Bool[A
     """Whether the loss will not fall by more than `limit` any more."""
     excess, slope = jax.value_and_grad(loss.excess)(network)
     # Worth looking at the curvature, if the network could not gain by vanishing.
-    still = (norm(network) * norm(slope)) ** 2 <= limit * excess
+    reach = tree_norm(network) * tree_norm(slope)
+    still = reach <= jnp.sqrt(limit) * jnp.sqrt(jnp.maximum(excess, 0))
     small = excess <= limit
     look = lambda: _remaining(loss, network)[0] <= limit
     settled = jax.lax.cond(anywhere(still & ~small), look, lambda: small)
@@ -253,19 +256,23 @@ def judge(
     at_start = loss.excess(start)
     scale = jnp.maximum(at_start, at_zero)
     root = jnp.sqrt(tolerance).astype(scale.dtype)
-    size = norm(end)
+    size = tree_norm(end)
     like_zero = jnp.abs(excess - at_zero) <= root * scale
-    fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < norm(start) / 2)
+    fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < tree_norm(start) / 2)
     lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
     there = excess <= tolerance * scale
     if (solved := loss.solved(end)) is not None:
         there |= solved
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
-    remaining, lowest = _remaining_if(~(lost | there), loss, safe)
+    remaining, lowest, top = _remaining_if(~(lost | there), loss, safe)
     at_rest = remaining <= tolerance * scale
     if (least := loss.least_excess(end)) is None:
-        # What moving by the length of the weights, or by one, could gain.
-        gain = -lowest * jnp.maximum(size, 1) ** 2 / 2
+        # What moving by the length of the weights could gain, or as far as the loss could
+        # rise by all that there is to lose.
+        share = -lowest / jnp.where(top > 0, top, 1)
+        gain = jnp.maximum(-lowest * size * size, share * scale) / 2
+        # Nothing rises around a minimum that is worth the name.
+        gain = jnp.where(top > 0, gain, jnp.inf)
         saddle = jnp.minimum(gain, excess) > root * scale
     else:  # So also saddles of higher order, which are flat, and minima that nearly are.
         saddle = excess - least > 10 * tolerance.astype(scale.dtype) * scale
@@ -284,26 +291,26 @@ def judge(
 
 
 def _remaining(loss, network):
-    """What `Trajectory.remaining` says, and the lowest curvature that was found."""
+    """What `Trajectory.remaining` says, and the lowest and highest curvature found."""
     flat, unravel = ravel_pytree(network)
     fall = lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0]
     try:
         slope, product = jax.linearize(fall, flat)
     except NotImplementedError:  # Of losses without, such as the sharpness as a penalty.
-        return loss.excess(network), jnp.asarray(-jnp.inf, flat.dtype)
+        unknown = jnp.zeros((), flat.dtype)
+        return loss.excess(network), unknown, unknown
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
-    rates, weights = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
+    rates, parts = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps
     scale = jnp.max(jnp.abs(rates))
     upward = rates[0] > 100 * eps * scale
-    fall = jnp.sum(jnp.where(upward, weights[0] / jnp.where(upward, 2 * rates[0], 1), 0))
-    rest = jnp.sqrt(jnp.sum(jnp.where(upward, 0, weights[0])))
-    rounding = 100 * eps * scale * jnp.linalg.norm(flat)
+    fall = jnp.where(upward, parts[0] / jnp.where(upward, rates[0], 1) * parts[0], 0)
+    fall = jnp.sum(fall) / 2
+    rest = norm(jnp.where(upward, 0, parts[0]))
+    rounding = 100 * eps * scale * norm(flat)
     excess = loss.excess(network)
     remaining = jnp.where(rest <= rounding, jnp.minimum(fall, excess), excess)
-    # Nothing rises around a minimum that is worth the name.
-    lowest = jnp.where(jnp.max(rates) > 0, jnp.min(rates), -jnp.inf)
-    return remaining, lowest
+    return remaining, jnp.min(rates), jnp.max(rates)
 
 
 def _remaining_if(unsure, loss, network):
@@ -318,7 +325,7 @@ def _remaining_if(unsure, loss, network):
 
     def alone(unsure, inputs):
         zero = jnp.zeros((), dtype)
-        return jax.lax.cond(unsure, look, lambda _: (zero, zero), inputs)
+        return jax.lax.cond(unsure, look, lambda _: (zero,) * 3, inputs)
 
     def together(size, moving, fixed):
         (unsure, moving), (same, fixed) = moving, fixed
@@ -334,11 +341,6 @@ def _remaining_if(unsure, loss, network):
 
         zero = jnp.zeros(size, dtype)
         blocks = -(-jnp.sum(unsure) // width)
-        return jax.lax.fori_loop(0, blocks, some, (zero, zero))
+        return jax.lax.fori_loop(0, blocks, some, (zero,) * 3)
 
     return batched(alone, together)(unsure, inputs)
-
-
-def norm(tree: PyTree[Array]) -> Scalar:
-    """The Euclidean norm of all entries together."""
-    return jnp.sqrt(sum(jnp.sum(w**2) for w in jax.tree.leaves(tree)))

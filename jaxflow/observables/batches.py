@@ -22,7 +22,9 @@ WIDEST = 24
 ROWS, STRIDE, BLOCK, UNROLL = 32, 8, 128, 2
 
 
-def polar(v: Float[Array, "..."], axis: int) -> tuple[Float[Array, "..."], ...]:
+def polar(
+    v: Float[Array, "..."], axis: int | tuple[int, ...]
+) -> tuple[Float[Array, "..."], ...]:
     """Unit vectors, zero where there is no direction, and lengths that do not underflow."""
     peak = jnp.max(jnp.abs(v), axis=axis, keepdims=True)
     v = v / jnp.where(peak > 0, peak, 1)
@@ -46,29 +48,32 @@ _unit = lambda v, size: _times(jnp.where(size > 0, 1 / jnp.where(size > 0, size,
 def _operator(weights, target, covariance, readout):
     """The Hessian in coordinates, the `x` of all layers, then the `y`; and a projection.
 
-    Only of vectors that are normal to `a` in each `x` is the Hessian symmetric.
+    Only of vectors that are normal to `a` in each `x` is the Hessian symmetric. It is
+    linear in what comes last, the lengths of the columns and the covariance, which are to
+    be divided by its size: squares of very small or large curvatures are no numbers.
     """
     depth, width = weights.shape[:2]
     multiply = lambda w, q: total(w[:, i] * q[i][None] for i in range(width))
     backward = lambda p, wy: (total(wy[0][i] * p[i][None] for i in range(width)) + wy[1], p)
     forward = lambda q, wx: (multiply(wx[0], q) + wx[1], q)
-    covary = apart(lambda p: 2 * multiply(covariance, p))
+    covary = apart(lambda covariance, p: 2 * multiply(covariance, p))
     zeros = jnp.zeros_like(weights[:, 0])
     first, rows = jax.lax.scan(backward, readout, (weights, zeros), reverse=True)
-    _, columns = jax.lax.scan(forward, covary(first - target), (weights, zeros))
+    error = covary(covariance, first - target)
+    _, columns = jax.lax.scan(forward, error, (weights, zeros))
     (a, c), (b, h) = polar(rows, 1), polar(columns, 1)
-    push = apart(lambda x, s: h * (x + a * s[:, None]))
-    normal = lambda p, s: h * (p - a * s[:, None])
-    along = lambda r, s: c * r + h * s[:, None] * b
-    join = apart(lambda p, r, s: jnp.concatenate([normal(p, s), along(r, s)]))
+    push = apart(lambda h, x, s: h * (x + a * s[:, None]))
+    normal = lambda h, p, s: h * (p - a * s[:, None])
+    along = lambda h, r, s: c * r + h * s[:, None] * b
+    join = apart(lambda h, p, r, s: jnp.concatenate([normal(h, p, s), along(h, r, s)]))
 
-    def apply(v):
+    def apply(v, h, covariance):
         x, y = v[:depth], v[depth:]
         inward = weights, _times(c, y)
         last, p = jax.lax.scan(backward, zeros[0], inward, reverse=True)
-        outward = weights, push(x, _within(y, b))
-        _, r = jax.lax.scan(forward, covary(last), outward)
-        return join(p, r, _within(a, p))
+        outward = weights, push(h, x, _within(y, b))
+        _, r = jax.lax.scan(forward, covary(covariance, last), outward)
+        return join(h, p, r, _within(a, p))
 
     upright = apart(lambda x, s: x - a * s[:, None])
 
@@ -76,7 +81,7 @@ def _operator(weights, target, covariance, readout):
         x, y = v[:depth], v[depth:]
         return jnp.concatenate([upright(x, _within(a, x)), y])
 
-    return apply, project
+    return apply, project, (h, covariance)
 
 
 @apart
@@ -144,7 +149,12 @@ class _Search(NamedTuple):
 def _block(basis, block, max_matvecs):
     """The eigenpairs of a block of networks, and the basis, for the next to overwrite."""
     place, start, rtol = block
-    (apply, project), eps = _operator(*place), jnp.finfo(start.dtype).eps
+    (product, project, sizes), eps = _operator(*place), jnp.finfo(start.dtype).eps
+    # Which has only coordinates that exist.
+    first, size = polar(product(start, *sizes), (0, 1))
+    size = jnp.where(size > 0, size, 1)
+    sizes = jax.tree.map(lambda x: x / size, sizes)
+    apply = lambda v: product(v, *sizes)
     noise = (start.shape[0] * start.shape[1]) ** 0.5 * eps
     none = jnp.zeros(start.shape[-1], start.dtype)
     table, index = jnp.zeros((ROWS, none.size), none.dtype), jnp.arange(ROWS)[:, None]
@@ -192,14 +202,13 @@ def _block(basis, block, max_matvecs):
         found |= ~(residual > (rtol + noise) * t.scale)  # Or is not finite.
         return _Search(t.basis, row, t.scale, used + j + 1, value, vector, found)
 
-    row = apply(start)  # Which has only coordinates that exist.
-    size = _length(row)
-    row, one = _unit(row, size), jnp.ones((), jnp.int32)
-    search = _Search(basis, row, none, one, none, row, none > 0)
+    one = jnp.ones((), jnp.int32)
+    search = _Search(basis, first, none, one, none, first, none > 0)
     going = lambda search: ~jnp.all(search.found) & (search.used < max_matvecs)
     search = jax.lax.while_loop(going, cycle, search)
-    finite = jnp.isfinite(search.scale) & jnp.isfinite(size)
-    return search.basis, (jnp.where(finite, search.value, jnp.nan), search.vector)
+    finite = jnp.isfinite(search.scale) & jnp.isfinite(size[0, 0])
+    value = jnp.where(finite, size[0, 0] * search.value, jnp.nan)
+    return search.basis, (value, search.vector)
 
 
 @jax.jit

@@ -80,10 +80,12 @@ class Spectrum(eqx.Module):
             The error is of the order of the square over the gap to the next eigenvalue.
         bounds: How far each value can be from its own eigenvalue: the residual, the
             tolerance, and what rounding of the weights, of the loss's own numbers and of
-            the product contributes. Only if converged.
+            the product contributes. Only if converged. In single precision curvatures
+            from $10^{-30}$ to $10^{30}$ are resolved to that tolerance, in double precision
+            from $10^{-280}$ to $10^{280}$; the bounds include what is lost below.
         matvecs: Products with the Hessian that it took.
         converged: Whether every residual met the tolerance, up to rounding, and nothing
-            suggested that a wanted eigenvalue was missed.
+            suggested that a wanted eigenvalue was missed. Never of what is not finite.
     """
 
     values: Float[Array, " k"]
@@ -252,7 +254,8 @@ def _spectrum(
     vectors = jax.vmap(unravel)(vectors)
     place = (loss, network, preconditioner)
     values = _differentiable(place, part, values, vectors)
-    matvecs, converged = jnp.stack(used).sum(), jnp.stack(met).all()
+    matvecs = jnp.stack(used).sum()
+    converged = jnp.stack(met).all() & jnp.all(jnp.isfinite(values))
     return Spectrum(values, vectors, residuals, bounds, matvecs, converged)
 
 
@@ -281,9 +284,14 @@ def _quotient(place, part, vector):
 
 @eqx.filter_custom_jvp
 def _differentiable(place, part, values, vectors):
-    """Eigenvalues with the derivative of Rayleigh quotients at their frozen vectors."""
-    del place, part, vectors
-    return values
+    """Eigenvalues with the derivative of Rayleigh quotients at their frozen vectors.
+
+    At weights that are not finite they are not known, though the Hessian of a quadratic
+    looks the same everywhere.
+    """
+    del part, vectors
+    known = [jnp.all(jnp.isfinite(w)) for w in jax.tree.leaves(place[1])]
+    return jnp.where(jnp.all(jnp.stack(known)), values, jnp.nan)
 
 
 @_differentiable.def_jvp

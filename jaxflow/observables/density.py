@@ -7,6 +7,7 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
+from .._linalg.norms import norm
 from ..losses import AbstractLoss
 from ..modules import of_modules
 from .curvature import Part, frozen, operator
@@ -107,9 +108,7 @@ def _dense(place, part):
     values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))[None]
     weights = jnp.full_like(values, 1 / flat.size)
     none = jnp.zeros((), flat.dtype)
-    return SpectralDensity(
-        values, weights, jnp.trace(matrix), none, _root(jnp.sum(matrix**2)), none
-    )
+    return SpectralDensity(values, weights, jnp.trace(matrix), none, norm(matrix), none)
 
 
 @eqx.filter_jit
@@ -119,12 +118,14 @@ def _stochastic(place, part, probes, matvecs, key):
     signs = jr.rademacher(key, (probes, flat.size), flat.dtype)
     images = jax.lax.map(apply, signs)
     trace, trace_error = _mean(jnp.sum(signs * images, axis=1))
-    square, square_error = _mean(jnp.sum(images**2, axis=1))
-    norm = _root(square)
-    norm_error = square_error / jnp.where(norm > 0, 2 * norm, 1)
+    sizes = norm(images, axis=1)
+    frobenius = norm(sizes) / probes**0.5
+    # By squares of what is of order one.
+    ratios = sizes / jnp.where(frobenius > 0, frobenius, 1)
+    frobenius_error = frobenius * _mean(ratios**2)[1] / 2
     quadrature = lambda z: _quadrature(constant, z / flat.size**0.5, matvecs)
     values, weights = jax.lax.map(quadrature, signs)
-    return SpectralDensity(values, weights, trace, trace_error, norm, norm_error)
+    return SpectralDensity(values, weights, trace, trace_error, frobenius, frobenius_error)
 
 
 def _flat(place, part):
@@ -145,11 +146,11 @@ def _quadrature(apply, start, count):
         basis, diagonal, beside, row, scale = carry
         basis = basis.at[j].set(row)
         image = apply(row)
-        scale = jnp.maximum(scale, jnp.linalg.norm(image))
+        scale = jnp.maximum(scale, norm(image))
         diagonal = diagonal.at[j].set(row @ image)
         for _ in range(2):
             image = image - (basis @ image) @ basis
-        size = jnp.linalg.norm(image)
+        size = norm(image)
         size = jnp.where(size > 10 * start.size**0.5 * eps * scale, size, 0)
         row = jnp.where(size > 0, image / jnp.where(size > 0, size, 1), 0)
         return basis, diagonal, beside.at[j].set(size), row, scale
@@ -172,9 +173,3 @@ def _mean(samples):
         return mean, jnp.zeros_like(mean)
     spread = jax.lax.stop_gradient(jnp.std(samples, axis=0, ddof=1))
     return mean, spread / count**0.5
-
-
-def _root(square):
-    """A square root whose derivative at zero is zero, not infinite."""
-    zero = square == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._linalg.norms import norm, unit
+
 
 class Pairs(NamedTuple):
-    """Eigenpairs, largest first, residual norms, error bounds, products, and success."""
+    """Eigenpairs, largest first, residual norms, error bounds, products, and success.
+
+    Success means that the residuals met the tolerance; of what is not finite, never.
+    """
 
     values: Float[Array, " count"]
     vectors: Float[Array, "count n"]
@@ -74,10 +79,10 @@ def largest(
         basis, images, row, scale, used = carry
         image = apply(row)
         basis, images = basis.at[j].set(row), images.at[j].set(image)
-        scale = jnp.maximum(scale, jnp.linalg.norm(image))
+        scale = jnp.maximum(scale, norm(image))
         rest = image - (basis @ image) @ basis
         # Once leaves rounding; twice, with what follows, is enough (Kahan, Parlett).
-        exhausted = jnp.linalg.norm(rest) <= 10 * eps * scale
+        exhausted = norm(rest) <= 10 * eps * scale
         row = _orthonormal(jnp.where(exhausted, fresh(used), rest), basis)
         return basis, images, row, scale, used + 1
 
@@ -86,7 +91,7 @@ def largest(
         basis, images, _, scale, used = carry
         finite = jnp.isfinite(scale)
         values, ritz, images, there = _ritz(basis, images, finite, keep)
-        lengths = jnp.linalg.norm(images - values[:, None] * ritz, axis=1)
+        lengths = norm(images - values[:, None] * ritz, axis=1)
         reach = jnp.where(there, values + lengths, -jnp.inf)
         slack = (rtol + grain) * scale
         found, unmet = values[:count], lengths[:count] > slack
@@ -112,9 +117,9 @@ def largest(
             done=(ready & enough) | ~finite,
         )
 
-    row = _unit(start)
+    row = unit(start)
     if near is not None:
-        row = _unit(jnp.sum(near, axis=0)) + 0.01 * row
+        row = unit(jnp.sum(near, axis=0)) + 0.01 * row
     rows = jnp.zeros((keep + grow, start.size), start.dtype)
     nothing, no = jnp.zeros(count, start.dtype), jnp.zeros((), bool)
     zero, used = jnp.zeros((), start.dtype), jnp.zeros((), jnp.int32)
@@ -122,37 +127,40 @@ def largest(
     state = _State(rows, rows, row, zero, used, nothing, nothing, nothing, no, no)
     going = lambda state: ~state.done & (state.used < max_matvecs)
     state = jax.lax.while_loop(going, cycle, state)
-    values = jnp.where(jnp.isfinite(state.scale), state.values, jnp.nan)
-    # With what is let pass, here and where eigenvalues are looked for once more.
-    bounds = state.residuals + (rtol + grain) * state.scale
-    rest = state.residuals, bounds, state.used, state.done
+    finite = jnp.isfinite(state.scale)
+    values, residuals = (
+        jnp.where(finite, x, jnp.nan) for x in (state.values, state.residuals)
+    )
+    # With what is let pass, here and where eigenvalues are looked for once more, and with
+    # what products may lose to underflow.
+    lost = 100 * start.size**0.5 * jnp.finfo(start.dtype).tiny
+    bounds = residuals + (rtol + grain) * state.scale + lost
+    rest = residuals, bounds, state.used, state.done & finite
     return Pairs(values, state.basis[:count], *rest)
 
 
 def _ritz(basis, images, finite, keep):
     """The largest Ritz values, their vectors and images, and which of them exist."""
     small = jnp.where(finite, basis @ images.T, 0)
+    peak = jnp.max(jnp.abs(small))
+    peak = jnp.where(peak > 0, peak, 1)
+    small = small / peak
     small = (small + small.T) / 2
     below = 1 + 2 * jnp.max(jnp.sum(jnp.abs(small), axis=1))
     absent = ~jnp.any(basis != 0, axis=1)
     values, mixing = jnp.linalg.eigh(small - jnp.diag(jnp.where(absent, below, 0)))
-    values, mixing = values[::-1][:keep], mixing[:, ::-1][:, :keep].T
+    values, mixing = peak * values[::-1][:keep], mixing[:, ::-1][:, :keep].T
     ritz = mixing @ basis
-    there = jnp.linalg.norm(ritz, axis=1) > 0.5
+    there = norm(ritz, axis=1) > 0.5
     ritz = jnp.where(there[:, None], ritz, 0)
     images = jnp.where(there[:, None], mixing @ images, 0)
     return jnp.where(there, values, 0), ritz, images, there
 
 
-def _unit(v):
-    size = jnp.linalg.norm(v)
-    return v / jnp.where(size > 0, size, 1)
-
-
 def _orthonormal(v, basis):
     """The unit vector along what the basis leaves of `v`; zero if it leaves nothing."""
-    v = _unit(v)
+    v = unit(v)
     v = v - (basis @ v) @ basis
-    size = jnp.linalg.norm(v)
+    size = norm(v)
     far = size > 1e-3  # Closer, what is left could be rounding.
     return jnp.where(far, v / jnp.where(far, size, 1), 0)

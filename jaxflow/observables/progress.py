@@ -1,9 +1,9 @@
 """How far training has come."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
+from .._linalg.norms import norm, tree_norm
 from ..losses import AbstractLoss, Regression, Sum
 from ..modules import of_modules
 
@@ -17,8 +17,7 @@ def excess(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
 @of_modules
 def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The Euclidean norm of the gradient in all weights."""
-    leaves = jax.tree.leaves(jax.grad(loss.excess)(network))
-    return jnp.sqrt(sum(jnp.sum(g**2) for g in leaves))
+    return tree_norm(jax.grad(loss.excess)(network))
 
 
 def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
@@ -38,4 +37,4 @@ def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
             f"{len(problems)} in `{type(loss).__name__}`. Build it with `regression(x, y)`."
         )
     [problem] = problems
-    return jnp.linalg.norm(problem.linear_map(network) - problem.target)
+    return norm(problem.linear_map(network) - problem.target)
