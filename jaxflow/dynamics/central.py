@@ -177,12 +177,15 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
             step_ts=times,
         ),
         adjoint=adjoint,
+        event=dfx.Event(lambda t, y, args, **_: ~jnp.isfinite(norm(y.weights))),
         max_steps=longest,
         progress_meter=meter,
         throw=False,
     )
-    centre = solution.ys
+    centre, reached = solution.ys, solution.ts
     assert centre is not None
+    assert reached is not None
+    lived = jnp.isfinite(reached)
     centre = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.nan, x), centre)
     networks = jax.vmap(unravel)(centre.weights)
     end = jax.tree.map(lambda w: w[-1], networks)
@@ -191,14 +194,14 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
     spent = solution.result == dfx.RESULTS.max_steps_reached
     failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
     return Trajectory(
-        time=times * rule.step_size,
+        time=jnp.where(lived, times, jnp.inf) * rule.step_size,
         observed=record(observe, loss, networks),
         network=end,
         steps=solution.stats["num_steps"],
         status=jnp.where(okay, status, failure),
         remaining=remaining,
         edge=_edge(place, centre, average),
-        step=jnp.arange(0, steps + 1, every),
+        step=jnp.where(lived, jnp.arange(0, steps + 1, every), -1),
     )
 
 

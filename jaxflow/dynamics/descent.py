@@ -21,6 +21,7 @@ from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from . import lanes
 from .batching import anywhere
+from .exponential import depends
 from .trajectory import (
     Observable,
     Trajectory,
@@ -84,7 +85,7 @@ def gradient_descent(
             is shuffled anew for every epoch; a last incomplete batch is left out. Needs
             a loss that holds samples, and `key`. Defaults to all samples at every step.
         key: Randomness of the mini-batches, and of losses such as `SampledNeurons`, which
-            each of them draws anew.
+            every step draws anew; without a key they stay as they were drawn.
         tolerance: What counts as converged, see `Status`.
         progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`;
             it moves at each record.
@@ -123,11 +124,22 @@ def gradient_descent(
             )
         if key is None:
             raise ValueError("`gradient_descent(batch_size=...)` needs a `key`.")
+    elif key is not None and not depends(ft.partial(_redrawn, loss), key):
+        raise ValueError(
+            "`gradient_descent(key=...)` needs something random, but there are no "
+            f"mini-batches, and nothing in this `{type(loss).__name__}` is drawn. Give a "
+            "`batch_size`, or leave out the key."
+        )
     observe = {"loss": value} if observe is None else dict(observe)
     options = (optimizer, steps, every, batch_size, progress_meter)
     tolerances = jnp.asarray(tolerance)
     task = loss, network, step_size, key, tolerances, observe, until, options
     return returned(loss, _descend(*task))
+
+
+def _redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
+    """All numbers of a loss that is drawn anew."""
+    return eqx.filter(loss.redraw(key), eqx.is_array)
 
 
 def check_every(
@@ -167,12 +179,10 @@ def _check_step_size(step_size: Array) -> Array:
 @eqx.filter_jit
 def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     optimizer, steps, every, batch_size, meter = options
-    # Without mini-batches nothing is random, whatever the key.
-    key = None if batch_size is None else key
     step = _Step(loss, step_size, key, optimizer, batch_size)
     stateful = any(isinstance(observable, with_state) for observable in observe.values())
     way = Way(steps, every, until, meter, stateful)
-    plain = optimizer is optax.sgd and eqx.is_array(step_size) and batch_size is None
+    plain = optimizer is optax.sgd and eqx.is_array(step_size) and key is None
     # With few steps between records, handing networks over would cost more than is gained.
     seldom = steps >= 4 * len(way.ends)
     unseen = until is None and isinstance(meter, dfx.NoProgressMeter) and not way.stateful
@@ -356,20 +366,22 @@ class _Step(eqx.Module):
         return jnp.asarray(count, dtype) * jnp.asarray(one, dtype)
 
     def _minibatch(self, order, count):
+        loss, key = self.loss, self.key
+        if key is None:
+            return loss.at(count), order
+        # No epoch has this number.
+        fresh = jr.fold_in(jr.fold_in(key, np.uint32(2**32 - 1)), count)
         if self.batch_size is None:
-            return self.loss.at(count), order
-        samples, key = self.loss.samples, self.key
+            return loss.redraw(fresh).at(count), order
+        samples = loss.samples
         assert samples is not None
-        assert key is not None
         batches = samples // self.batch_size
         epoch, batch = count // batches, count % batches
         shuffle = lambda: jr.permutation(jr.fold_in(key, epoch), samples)
         order = jax.lax.cond(batch == 0, shuffle, lambda: order)
         start = batch * self.batch_size
         chosen = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
-        # No epoch has this number.
-        fresh = jr.fold_in(jr.fold_in(key, np.uint32(2**32 - 1)), count)
-        return self.loss.select(chosen).redraw(fresh).at(count), order
+        return loss.select(chosen).redraw(fresh).at(count), order
 
 
 def _straightness(step: _Step, state: _State, count: int) -> Scalar:

@@ -7,6 +7,7 @@ dimensions, and only the curvature of the gradient is left to a Runge-Kutta-like
 """
 
 import functools as ft
+from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -56,7 +57,7 @@ class ExponentialRosenbrock(dfx.AbstractAdaptiveSolver):
 
     def init(self, terms, t0, t1, y0, args) -> None:
         velocity = lambda t: terms.vf(t, y0, args)
-        if _uses_its_argument(jax.make_jaxpr(velocity)(t0).jaxpr):
+        if depends(velocity, t0):
             raise ValueError(
                 "`ExponentialRosenbrock` needs a vector field that does not depend on "
                 "time. Append the time to the state, or take another solver, such as "
@@ -274,8 +275,9 @@ def _(primals, tangents):
     )
 
 
-def _uses_its_argument(jaxpr) -> bool:
-    """Whether any output of a program may depend on its inputs."""
+def depends(function: Callable[[Any], PyTree[Array]], argument: Any) -> bool:
+    """Whether what a function returns may depend on its argument."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
     touched = set(jaxpr.invars)
     for equation in jaxpr.eqns:
         inputs = [v for v in equation.invars if not isinstance(v, Literal)]

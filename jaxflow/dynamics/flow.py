@@ -1,5 +1,6 @@
 """Continuous time: the gradient-flow ODE, integrated by Diffrax."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ def gradient_flow(
             stability rather than accuracy limits its steps, `ExponentialRosenbrock`.
         rtol: Relative error allowed in one step; `1e-8` in float64, `1e-5` in float32.
         atol: Absolute error allowed in one step, in the units of the weights; by default
-            a hundredth of `rtol`.
+            a hundredth of `rtol` of their root mean square at the start. Of a start at
+            zero, of the distance $\mathcal{L} / \|\nabla \mathcal{L}\|$ takes its place.
         max_step: An observable that no step may exceed. An explicit solver that is to
             settle, rather than to rattle at the edge of its stability, wants
             `lambda loss, network: 3 / jaxflow.sharpness(loss, network)`.
@@ -95,13 +97,12 @@ def gradient_flow(
     double = dtype == jnp.float64
     finest = 8 * float(jnp.finfo(dtype).eps)
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
-    atol = rtol / 100 if atol is None else atol
     if not rtol >= finest:
         raise ValueError(
             f"`gradient_flow(rtol={rtol})` must be coarser than the rounding of "
             f"{dtype.name} weights, so at least {finest:.0e}." + ("" if double else _FINER)
         )
-    if not atol >= 0:
+    if atol is not None and not atol >= 0:
         raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
     traced = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
     times = jnp.asarray(times, dtype) if traced else np.asarray(times, dtype)
@@ -123,11 +124,9 @@ def gradient_flow(
     if solver is None:
         stiff = ExponentialRosenbrock(tolerance=rtol / 1e4)
         solvers = (dfx.Tsit5(),) if back else (_Tsit5UntilStiff(), stiff)
-    control = dfx.PIDController(rtol=rtol, atol=atol)
-    if max_step is not None:
-        control = _Capped(rtol=rtol, atol=atol, longest=max_step)
     observe = {"loss": value} if observe is None else dict(observe)
     task = loss, network, jnp.asarray(times), jnp.asarray(tolerance, dtype)
+    control = rtol, atol, max_step
     options = control, adjoint, max_steps, progress_meter
     run = _flow(*task, observe, until, solvers, options, throw, endless)
     return returned(loss, run)
@@ -158,8 +157,6 @@ class at_limit(eqx.Module):
 
 
 _FINER = ' For finer flows use `jax.config.update("jax_enable_x64", True)`.'
-# Stands for infinity, with which step sizes cannot be computed.
-_FOREVER = 1e30
 
 
 def _check_times(times: np.ndarray) -> bool:
@@ -217,7 +214,8 @@ def _follow(
     status, remaining = judge(loss, network, end, tolerance)
     spent = result == dfx.RESULTS.max_steps_reached
     failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
-    status = jnp.where(dfx.is_okay(result), status, failure)
+    kept = dfx.is_okay(result) | (status == Status.DIVERGED)
+    status = jnp.where(kept, status, failure)
     if throw:
         status = result.error_if(status, ~dfx.is_okay(result))
     return Trajectory(
@@ -232,7 +230,12 @@ def _follow(
 
 def _travel(loss, network, times, limit, events, solvers, options):
     """The records and the end, each as times and networks; steps, and the result."""
-    control, adjoint, max_steps, progress_meter = options
+    (rtol, atol, max_step), adjoint, max_steps, progress_meter = options
+    # Stands for infinity, with which step sizes cannot be computed.
+    goal = jnp.minimum(times[-1], jnp.finfo(times.dtype).max / 1e4)
+    length, first_step = _first_step(loss, network, goal - times[0])
+    atol = rtol / 100 * length if atol is None else atol
+    control = _control(rtol, atol, max_step, times.dtype)
     back = isinstance(adjoint, dfx.BacksolveAdjoint)
 
     def leg(solver, start, begin, end, first_step):
@@ -261,8 +264,6 @@ def _travel(loss, network, times, limit, events, solvers, options):
         saved = (saved, saved) if back else tuple(zip(*saved, strict=True))  # pyright: ignore
         return solution, saved[0], jax.tree.map(lambda a: a[-1], saved[1])
 
-    goal = jnp.minimum(times[-1], _FOREVER)
-    first_step = _first_step(loss, network, goal - times[0])
     solution, records, end = leg(solvers[0], network, times[0], goal, first_step)
     steps, result = solution.stats["num_steps"], solution.result
     if len(solvers) > 1:
@@ -279,8 +280,9 @@ def _travel(loss, network, times, limit, events, solvers, options):
 
 def _stakes(loss, network):
     """The excess loss that there is to lose: of zero weights, or else of the start."""
-    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, network))
-    return jnp.where(at_zero > 0, at_zero, loss.excess(network))
+    at_zero = jnp.abs(loss.excess(jax.tree.map(jnp.zeros_like, network)))
+    known = jnp.isfinite(at_zero) & (at_zero > 0)
+    return jnp.where(known, at_zero, jnp.abs(loss.excess(network)))
 
 
 def _velocity(time, network, args):
@@ -289,11 +291,38 @@ def _velocity(time, network, args):
 
 
 def _first_step(loss, network, longest):
-    """Where the weights move by one percent, to begin with."""
+    """The root mean square of the weights, and a step that moves them by one percent.
+
+    Weights that are zero have the size of the distance at which the slope ends the loss.
+    """
     loss, network = jax.lax.stop_gradient((loss, network))
-    size, speed = tree_norm(network), tree_norm(jax.grad(loss.excess)(network))
-    step = 0.01 * jnp.where(size > 0, size, 1) / speed
-    return jnp.clip(jnp.where(jnp.isfinite(step), step, longest), 0, longest)
+    excess, slope = jax.value_and_grad(loss.excess)(network)
+    size, speed = tree_norm(network), tree_norm(slope)
+    size = jnp.where(size > 0, size, jnp.abs(excess) / speed)
+    size = jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+    step = 0.01 * size / speed
+    count = sum(w.size for w in jax.tree.leaves(network))
+    step = jnp.clip(jnp.where(jnp.isfinite(step), step, longest), 0, longest)
+    return size / count**0.5, step
+
+
+def _control(rtol, atol, max_step, dtype):
+    """Steps by their error. Where the velocity is not a number, they shrink to an end."""
+    least = float(jnp.finfo(dtype).tiny)
+    control = dfx.PIDController(
+        rtol=rtol, atol=atol, norm=_error_norm, dtmin=least, force_dtmin=False
+    )
+    if max_step is None:
+        return control
+    given = {f.name: getattr(control, f.name) for f in dataclasses.fields(control)}
+    return _Capped(**given, longest=max_step)
+
+
+def _error_norm(error: PyTree[Array]) -> Array:
+    """The root mean square; of what is not a number infinite, so that the step shrinks."""
+    count = sum(e.size for e in jax.tree.leaves(error))
+    size = tree_norm(error) / count**0.5
+    return jnp.where(jnp.isnan(size), jnp.inf, size)
 
 
 class _Tsit5UntilStiff(dfx.Tsit5):

@@ -55,10 +55,10 @@ class with_state(eqx.Module):
 class Status(enum.IntEnum):
     r"""How a run ended.
 
-    With $\Delta$ the larger of the excess losses at the start and at zero weights, and
-    `tolerance` that of the run:
+    With $\Delta$ the larger modulus of the excess losses at the start and at zero weights,
+    of those that are finite, and `tolerance` that of the run:
 
-    - `CONVERGED`: the excess is at most `tolerance` $\Delta$; or, of a classification, no
+    - `CONVERGED`: the excess is within `tolerance` $\Delta$; or, of a classification, no
       pattern is wrong. Or, where the loss cannot reach its floor, so is
       `Trajectory.remaining`, and it is no plateau.
     - `PLATEAU`: `Trajectory.remaining` is that small, but the least excess, where it is
@@ -137,7 +137,8 @@ class Trajectory(eqx.Module):
         remaining: An estimate of how far the loss would still fall, at most the excess:
             half of $g^\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
             seen from the directions that $g$ moves in; all of the excess where $g$ points
-            into flat or downward curved ones by more than rounding.
+            into flat or downward curved ones by more than rounding. A loss below its floor,
+            such as a function that can be negative, has infinite excess left to lose.
         edge: What a central flow knows of the oscillation; of others, nothing.
         step: Steps of the descent at each record, or of the one that a central flow is the
             average of; -1 for records that were never reached. Of gradient flows, whose
@@ -232,8 +233,8 @@ def arrived(loss: AbstractLoss, network: PyTree[Array], limit: Scalar) -> Bool[A
     excess, slope = jax.value_and_grad(loss.excess)(network)
     # Worth looking at the curvature, if the network could not gain by vanishing.
     reach = tree_norm(network) * tree_norm(slope)
-    still = reach <= jnp.sqrt(limit) * jnp.sqrt(jnp.maximum(excess, 0))
-    small = excess <= limit
+    still = reach <= jnp.sqrt(limit) * jnp.sqrt(jnp.abs(excess))
+    small = jnp.abs(excess) <= limit
     look = lambda: _remaining(loss, network)[0] <= limit
     settled = jax.lax.cond(anywhere(still & ~small), look, lambda: small)
     return small | (still & settled)
@@ -254,13 +255,13 @@ def judge(
     excess = loss.excess(end)
     at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
     at_start = loss.excess(start)
-    scale = jnp.maximum(at_start, at_zero)
+    scale = largest_finite(at_start, at_zero)
     root = jnp.sqrt(tolerance).astype(scale.dtype)
     size = tree_norm(end)
     like_zero = jnp.abs(excess - at_zero) <= root * scale
     fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < tree_norm(start) / 2)
     lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
-    there = excess <= tolerance * scale
+    there = jnp.abs(excess) <= tolerance * scale
     if (solved := loss.solved(end)) is not None:
         there |= solved
     safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
@@ -273,7 +274,7 @@ def judge(
         gain = jnp.maximum(-lowest * size * size, share * scale) / 2
         # Nothing rises around a minimum that is worth the name.
         gain = jnp.where(top > 0, gain, jnp.inf)
-        saddle = jnp.minimum(gain, excess) > root * scale
+        saddle = jnp.minimum(gain, _left(excess)) > root * scale
     else:  # So also saddles of higher order, which are flat, and minima that nearly are.
         saddle = excess - least > 10 * tolerance.astype(scale.dtype) * scale
     cases = (
@@ -298,7 +299,7 @@ def _remaining(loss, network):
         slope, product = jax.linearize(fall, flat)
     except NotImplementedError:  # Of losses without, such as the sharpness as a penalty.
         unknown = jnp.zeros((), flat.dtype)
-        return loss.excess(network), unknown, unknown
+        return _left(loss.excess(network)), unknown, unknown
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
     rates, parts = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps
@@ -308,9 +309,21 @@ def _remaining(loss, network):
     fall = jnp.sum(fall) / 2
     rest = norm(jnp.where(upward, 0, parts[0]))
     rounding = 100 * eps * scale * norm(flat)
-    excess = loss.excess(network)
-    remaining = jnp.where(rest <= rounding, jnp.minimum(fall, excess), excess)
+    most = _left(loss.excess(network))
+    remaining = jnp.where(rest <= rounding, jnp.minimum(fall, most), most)
     return remaining, jnp.min(rates), jnp.max(rates)
+
+
+def _left(excess):
+    """How far a loss can fall at most, which nobody knows of one below its floor."""
+    return jnp.where(excess >= 0, excess, jnp.inf)
+
+
+def largest_finite(*values: Scalar) -> Scalar:
+    """The largest modulus of those that are finite, or `nan`."""
+    sizes = jnp.abs(jnp.stack(values))
+    most = jnp.max(jnp.where(jnp.isfinite(sizes), sizes, -1))
+    return jnp.where(most >= 0, most, jnp.nan)
 
 
 def _remaining_if(unsure, loss, network):

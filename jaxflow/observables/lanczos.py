@@ -81,7 +81,6 @@ def largest(
         basis, images = basis.at[j].set(row), images.at[j].set(image)
         scale = jnp.maximum(scale, norm(image))
         rest = image - (basis @ image) @ basis
-        # Once leaves rounding; twice, with what follows, is enough (Kahan, Parlett).
         exhausted = norm(rest) <= 10 * eps * scale
         row = _orthonormal(jnp.where(exhausted, fresh(used), rest), basis)
         return basis, images, row, scale, used + 1
@@ -158,9 +157,13 @@ def _ritz(basis, images, finite, keep):
 
 
 def _orthonormal(v, basis):
-    """The unit vector along what the basis leaves of `v`; zero if it leaves nothing."""
+    """The unit vector along what the basis leaves of `v`; zero if it leaves nothing.
+
+    What is left once is left whole a second time (Kahan, Parlett), unless it was rounding.
+    """
     v = unit(v)
+    v = unit(v - (basis @ v) @ basis)
     v = v - (basis @ v) @ basis
     size = norm(v)
-    far = size > 1e-3  # Closer, what is left could be rounding.
+    far = size > 0.5
     return jnp.where(far, v / jnp.where(far, size, 1), 0)
