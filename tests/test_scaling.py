@@ -177,6 +177,34 @@ def test_descents_in_other_units_take_the_same_way(problem, network, dtype):
         np.testing.assert_allclose(run.network.product, runs[0].network.product, rtol=rtol)
 
 
+@pytest.mark.parametrize("run", ["flow", "descent", "central"])
+def test_runs_in_other_units_of_weights_take_the_same_way(problem, network, run):
+    """Weights times $a$, so targets times $a^3$ and times over $a^4$, for three layers."""
+    a = 2.0**-40
+    scaled = jf.Regression(a**3 * problem.target, problem.covariance, a**6 * problem.floor)
+    small = jax.tree.map(lambda w: a * w, network)
+
+    def go(loss, start, unit):
+        if run == "flow":
+            return jf.gradient_flow(loss, start, (0.0, 0.4 / unit))
+        options = {"step_size": 0.15 / unit, "every": 20}
+        if run == "descent":
+            return jf.gradient_descent(loss, start, 40, **options)
+        return jf.central_flow(loss, start, 40, **options)
+
+    first, other = go(problem, network, 1.0), go(scaled, small, a**4)
+    rtol = 1e-6 if run == "central" else 1e-9  # The constraint amplifies rounding.
+    np.testing.assert_allclose(
+        other.network.product, a**3 * first.network.product, rtol=rtol
+    )
+    assert int(first.status) == int(other.status)
+    if run == "central":
+        assert first.edge.modes[-1, 0] > 0
+        np.testing.assert_allclose(
+            other.edge.modes / a**2, first.edge.modes, rtol=1e-4, atol=1e-9
+        )
+
+
 def away(w):
     """A function with a least value below zero, the floor that is assumed."""
     return jnp.sum((w - 1) ** 2) - 5

@@ -391,18 +391,21 @@ class _Euler(dfx.AbstractAdaptiveSolver):
         after, _, x, gap = self._velocity(jet, moments, t1, dt)
         edge = self.place.rule.edge
         beyond = jnp.maximum(jet.values[0] / edge - 1, 0)
+        size = norm(w)
+        size = jnp.where(size > 0, size, 1)
+        # Oscillations far below the rounding of the weights, which have no slope.
+        least = 1e-30 * size**2 * jnp.mean(jet.diagonal)
         new = _Centre(
             weights=w,
             moments=moments,
-            spread=_root(x) @ jet.critical,
+            spread=_root(x, least) @ jet.critical,
             values=jet.values,
             gap=jnp.maximum(y0.gap, gap),
             violation=jnp.maximum(y0.violation, beyond),
             residual=jnp.maximum(y0.residual, jet.residual),
         )
         # Relative to the weights.
-        size = norm(w)
-        error = dt / 2 * (after - velocity) / jnp.where(size > 0, size, 1)
+        error = dt / 2 * (after - velocity) / size
         finite = jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(error))
         error = jnp.where(finite, error, jnp.inf)
         blank = jax.tree.map(jnp.zeros_like, new)
@@ -562,9 +565,9 @@ def _(primals, tangents):
     return (basis, miss), (slope, jnp.zeros_like(miss))
 
 
-def _root(x):
+def _root(x, least):
     """A matrix whose square is a positive semidefinite one, with finite slopes."""
-    return jnp.linalg.cholesky(x + 1e-30 * jnp.eye(x.shape[0], dtype=x.dtype)).T
+    return jnp.linalg.cholesky(x + least * jnp.eye(x.shape[0], dtype=x.dtype)).T
 
 
 def _first(matrix):
@@ -598,7 +601,7 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
         diagonal = rule.diagonal(centre.moments, w)
         size, axis = _first((spread * diagonal[None]) @ spread.T)
         main = axis @ spread
-        along = main / jnp.sqrt(jnp.maximum(size, 1e-30))
+        along = main / jnp.sqrt(jnp.where(size > 0, size, 1))
         curve = lambda w: _bend(place, w, along, along)
         quartic = _bend(curve, w, main, main)
         modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)

@@ -106,7 +106,8 @@ def _(primals, tangents):
         dx = jnp.where(pushed, moves, 0)
         return (x, s), (dx, da + db * x + b * dx)
     # They say that X is the positive part of c X - S, over c > 0.
-    size = jnp.maximum(jnp.max(jnp.abs(b)), jnp.finfo(b.dtype).tiny ** 0.5)
+    size = jnp.max(jnp.abs(b))
+    size = jnp.where(size > 0, size, 1)
     values, axes = jnp.linalg.eigh(size * x - s)
     parts, gaps = jnp.maximum(values, 0), values[:, None] - values[None]
     same = jnp.abs(gaps) <= 1e-12 * jnp.max(jnp.abs(values))

@@ -198,7 +198,8 @@ def descend(
         active, (weights, alive, order, place) = state
         one = lambda block, weights: run(block, weights, place, steps)
         weights = jax.lax.fori_loop(0, active, one, weights)
-        alive &= jnp.isfinite(sum(jnp.sum(w * w, axis=(0, 1)) for w in weights))
+        for w in weights:
+            alive &= jnp.all(jnp.isfinite(w), axis=(0, 1))
         needed = -(-jnp.sum(alive) // width)
         lanes = weights, alive, order, place
         return needed, jax.lax.cond(needed < active, close_ranks, lambda x: x, lanes)
