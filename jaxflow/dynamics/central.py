@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
-from .._linalg.norms import norm
+from .._linalg.norms import norm, tree_isfinite
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from .batching import anywhere
@@ -177,7 +177,7 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
             step_ts=times,
         ),
         adjoint=adjoint,
-        event=dfx.Event(lambda t, y, args, **_: ~jnp.isfinite(norm(y.weights))),
+        event=dfx.Event(lambda t, y, args, **_: ~tree_isfinite(y.weights)),
         max_steps=longest,
         progress_meter=meter,
         throw=False,

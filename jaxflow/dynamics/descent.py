@@ -15,7 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._linalg.norms import tree_norm
+from .._linalg.norms import tree_isfinite, tree_norm
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
@@ -260,7 +260,7 @@ def travel(way, step, network) -> Any:
         old, alive, meter_state = carry
         new = jax.lax.cond(anywhere(alive), block, lambda state, *_: state, old, *bounds)
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
-        going = alive & jnp.isfinite(tree_norm(new.network))
+        going = alive & tree_isfinite(new.network)
         if way.until is not None:
             going &= ~way.until(*whole(step.loss, new.network))
         meter_state = way.meter.step(meter_state, bounds[1] / way.steps)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._linalg.norms import norm
+from .._linalg.norms import norm, peak_of
 
 # Products between two looks at the error.
 FEW = 8
@@ -65,6 +65,8 @@ def krylov(
     def extend(j, state):
         space, small, row, _ = state
         image = apply(row)
+        peak = peak_of(image)
+        image = image / peak
         space = space.at[j].set(row)
         # Usually few do, and then nothing costs more than they do.
         column, rest = jax.lax.cond(
@@ -72,10 +74,11 @@ def krylov(
             lambda: orthogonal(image, space[:few]),
             lambda: orthogonal(image, space),
         )
+        column = peak * column
         small = small.at[j].set(column).at[:, j].set(column)
-        beta = norm(rest)
-        beta = jnp.where(beta > 10 * eps * norm(image), beta, 0)
-        return space, small, rest / jnp.where(beta > 0, beta, jnp.inf), beta
+        beta = jnp.linalg.norm(rest)
+        beta = jnp.where(beta > 10 * eps * jnp.linalg.norm(image), beta, 0)
+        return space, small, rest / jnp.where(beta > 0, beta, jnp.inf), peak[0] * beta
 
     def modes(count, last, space, small, beta):
         # LAPACK may hang on what is not finite.
@@ -125,12 +128,15 @@ def quadrature(
     def extend(state, _):
         row, before, beta = state
         image = apply(row)
-        length = norm(image)
+        peak = peak_of(image)
+        image, (peak,) = image / peak, peak
+        length = jnp.linalg.norm(image)
         alpha = image @ row
-        image = image - alpha * row - beta * before
-        beta = norm(image)
-        beta = jnp.where(beta > 10 * eps * length, beta, 0)  # Else the space is full.
-        return (image / jnp.where(beta > 0, beta, jnp.inf), row, beta), (alpha, beta)
+        image = image - alpha * row - beta / peak * before
+        size = jnp.linalg.norm(image)
+        size = jnp.where(size > 10 * eps * length, size, 0)  # Else the space is full.
+        alpha, beta = peak * alpha, peak * size
+        return (image / jnp.where(size > 0, size, jnp.inf), row, beta), (alpha, beta)
 
     start = (v / jnp.where(size > 0, size, 1), jnp.zeros_like(v), jnp.zeros_like(size))
     _, (diagonal, off) = jax.lax.scan(extend, start, length=min(count, v.size))

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
-from .._linalg.norms import tree_norm
+from .._linalg.norms import tree_isfinite
 from ..losses import AbstractLoss
 from ..modules import parts
 from ..networks import Committee
@@ -134,7 +134,7 @@ def _search(step, network, way, observe):
     networks = jax.tree.map(join, network, networks, last.network)
     solved = step.loss.solved(last.network)
     status = jnp.where(solved, Status.CONVERGED, Status.MOVING)
-    status = jnp.where(jnp.isfinite(tree_norm(last.network)), status, Status.DIVERGED)
+    status = jnp.where(tree_isfinite(last.network), status, Status.DIVERGED)
     return Trajectory(
         time=join(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, step.loss, networks),

@@ -11,7 +11,7 @@ from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from .._linalg.norms import norm, tree_norm
+from .._linalg.norms import norm, tree_isfinite, tree_norm
 from ..kernels import batched
 from ..losses import AbstractLoss
 from ..modules import Completed, of_modules, whole
@@ -195,7 +195,7 @@ def record(
 
     def see(place):
         network, state = place
-        finite = jnp.isfinite(tree_norm(eqx.filter(place, eqx.is_inexact_array)))
+        finite = tree_isfinite(eqx.filter(place, eqx.is_inexact_array))
         given = whole(loss, jax.tree.map(lambda w: jnp.where(finite, w, 0), network))
         number = lambda w: eqx.is_array(w) and jnp.issubdtype(w.dtype, jnp.number)
         safe = lambda w: jnp.where(finite, w, jnp.ones_like(w)) if number(w) else w

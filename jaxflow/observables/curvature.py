@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .._linalg.norms import tree_isfinite
 from ..losses import AbstractLoss, Regression
 from ..modules import of_modules
 from ..networks import DeepLinear
@@ -290,8 +291,7 @@ def _differentiable(place, part, values, vectors):
     looks the same everywhere.
     """
     del part, vectors
-    known = [jnp.all(jnp.isfinite(w)) for w in jax.tree.leaves(place[1])]
-    return jnp.where(jnp.all(jnp.stack(known)), values, jnp.nan)
+    return jnp.where(tree_isfinite(place[1]), values, jnp.nan)
 
 
 @_differentiable.def_jvp

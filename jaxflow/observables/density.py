@@ -7,7 +7,7 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
-from .._linalg.norms import norm
+from .._linalg.norms import norm, peak_of
 from ..losses import AbstractLoss
 from ..modules import of_modules
 from .curvature import Part, frozen, operator
@@ -146,13 +146,16 @@ def _quadrature(apply, start, count):
         basis, diagonal, beside, row, scale = carry
         basis = basis.at[j].set(row)
         image = apply(row)
-        scale = jnp.maximum(scale, norm(image))
-        diagonal = diagonal.at[j].set(row @ image)
+        peak = peak_of(image)
+        image, (peak,) = image / peak, peak
+        scale = jnp.maximum(scale, peak * jnp.linalg.norm(image))
+        diagonal = diagonal.at[j].set(peak * (row @ image))
         for _ in range(2):
             image = image - (basis @ image) @ basis
-        size = norm(image)
-        size = jnp.where(size > 10 * start.size**0.5 * eps * scale, size, 0)
-        row = jnp.where(size > 0, image / jnp.where(size > 0, size, 1), 0)
+        size = jnp.linalg.norm(image)
+        enough = peak * size > 10 * start.size**0.5 * eps * scale
+        row = jnp.where(enough, image / jnp.where(enough, size, 1), 0)
+        size = jnp.where(enough, peak * size, 0)
         return basis, diagonal, beside.at[j].set(size), row, scale
 
     basis = jnp.zeros((count, start.size), start.dtype)

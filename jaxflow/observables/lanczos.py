@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._linalg.norms import norm, unit
+from .._linalg.norms import unit
 
 
 class Pairs(NamedTuple):
@@ -25,11 +25,16 @@ class Pairs(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A basis (rows), its images, the direction to try next, and what is known."""
+    """A basis (rows), its images, the direction to try next, and what is known.
+
+    All in units of `peak`, the largest entry of the first image that is not zero: squares
+    of very small or very large curvatures are no numbers.
+    """
 
     basis: Float[Array, "rows n"]
     images: Float[Array, "rows n"]
     row: Float[Array, " n"]
+    peak: Float[Array, ""]
     scale: Float[Array, ""]
     used: Int[Array, ""]
     values: Float[Array, " count"]
@@ -76,21 +81,23 @@ def largest(
     fresh = lambda used: jnp.roll(start, used + 1)
 
     def extend(j, carry):
-        basis, images, row, scale, used = carry
+        basis, images, row, peak, scale, used = carry
         image = apply(row)
+        peak = jnp.where(peak > 0, peak, jnp.max(jnp.abs(image)))
+        image = image / jnp.where(peak > 0, peak, 1)
         basis, images = basis.at[j].set(row), images.at[j].set(image)
-        scale = jnp.maximum(scale, norm(image))
+        scale = jnp.maximum(scale, jnp.linalg.norm(image))
         rest = image - (basis @ image) @ basis
-        exhausted = norm(rest) <= 10 * eps * scale
+        exhausted = jnp.linalg.norm(rest) <= 10 * eps * scale
         row = _orthonormal(jnp.where(exhausted, fresh(used), rest), basis)
-        return basis, images, row, scale, used + 1
+        return basis, images, row, peak, scale, used + 1
 
     def cycle(state):
-        carry = jax.lax.fori_loop(keep, keep + grow, extend, state[:5])
-        basis, images, _, scale, used = carry
+        carry = jax.lax.fori_loop(keep, keep + grow, extend, state[:6])
+        basis, images, _, peak, scale, used = carry
         finite = jnp.isfinite(scale)
         values, ritz, images, there = _ritz(basis, images, finite, keep)
-        lengths = norm(images - values[:, None] * ritz, axis=1)
+        lengths = jnp.linalg.norm(images - values[:, None] * ritz, axis=1)
         reach = jnp.where(there, values + lengths, -jnp.inf)
         slack = (rtol + grain) * scale
         found, unmet = values[:count], lengths[:count] > slack
@@ -107,6 +114,7 @@ def largest(
             basis=room(ritz),
             images=room(images),
             row=row,
+            peak=peak,
             scale=scale,
             used=used,
             values=found,
@@ -123,17 +131,16 @@ def largest(
     nothing, no = jnp.zeros(count, start.dtype), jnp.zeros((), bool)
     zero, used = jnp.zeros((), start.dtype), jnp.zeros((), jnp.int32)
     row = _orthonormal(row, rows)
-    state = _State(rows, rows, row, zero, used, nothing, nothing, nothing, no, no)
+    state = _State(rows, rows, row, zero, zero, used, nothing, nothing, nothing, no, no)
     going = lambda state: ~state.done & (state.used < max_matvecs)
     state = jax.lax.while_loop(going, cycle, state)
     finite = jnp.isfinite(state.scale)
-    values, residuals = (
-        jnp.where(finite, x, jnp.nan) for x in (state.values, state.residuals)
-    )
+    peak = jnp.where(finite, state.peak, jnp.nan)
+    values, residuals = peak * state.values, peak * state.residuals
     # With what is let pass, here and where eigenvalues are looked for once more, and with
     # what products may lose to underflow.
     lost = 100 * start.size**0.5 * jnp.finfo(start.dtype).tiny
-    bounds = residuals + (rtol + grain) * state.scale + lost
+    bounds = residuals + peak * ((rtol + grain) * state.scale) + lost
     rest = residuals, bounds, state.used, state.done & finite
     return Pairs(values, state.basis[:count], *rest)
 
@@ -141,16 +148,13 @@ def largest(
 def _ritz(basis, images, finite, keep):
     """The largest Ritz values, their vectors and images, and which of them exist."""
     small = jnp.where(finite, basis @ images.T, 0)
-    peak = jnp.max(jnp.abs(small))
-    peak = jnp.where(peak > 0, peak, 1)
-    small = small / peak
     small = (small + small.T) / 2
     below = 1 + 2 * jnp.max(jnp.sum(jnp.abs(small), axis=1))
     absent = ~jnp.any(basis != 0, axis=1)
     values, mixing = jnp.linalg.eigh(small - jnp.diag(jnp.where(absent, below, 0)))
-    values, mixing = peak * values[::-1][:keep], mixing[:, ::-1][:, :keep].T
+    values, mixing = values[::-1][:keep], mixing[:, ::-1][:, :keep].T
     ritz = mixing @ basis
-    there = norm(ritz, axis=1) > 0.5
+    there = jnp.linalg.norm(ritz, axis=1) > 0.5
     ritz = jnp.where(there[:, None], ritz, 0)
     images = jnp.where(there[:, None], mixing @ images, 0)
     return jnp.where(there, values, 0), ritz, images, there
@@ -164,6 +168,6 @@ def _orthonormal(v, basis):
     v = unit(v)
     v = unit(v - (basis @ v) @ basis)
     v = v - (basis @ v) @ basis
-    size = norm(v)
+    size = jnp.linalg.norm(v)
     far = size > 0.5
     return jnp.where(far, v / jnp.where(far, size, 1), 0)
