@@ -4,7 +4,6 @@ import functools as ft
 import inspect
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -111,8 +110,8 @@ def _show(store: Path, /, *, out: Path | None = None, overwrite: bool = False):
     from .experiments.report import draw
     from .experiments.stored import read
 
-    out = _beside(store, ".figures") if out is None else out
     found = read(store)
+    out = _beside(store, ".figures") if out is None else out
     names = draw(found, out, overwrite)
     print(found.headline())
     _print(found.axes())
@@ -134,12 +133,14 @@ def _report(store: Path, /, *, out: Path | None = None, overwrite: bool = False)
     from .experiments.report import write
     from .experiments.stored import read
 
+    found = read(store)
     out = _beside(store, ".html") if out is None else out
-    write(read(store), out, overwrite)
+    write(found, out, overwrite)
     print(f"the report is {out}")
 
 
 def _beside(store: Path, suffix: str) -> Path:
+    store = store.expanduser()
     named = store if store.name not in ("", "..") else store.resolve()
     return named.with_name(named.name + suffix)
 
@@ -163,12 +164,15 @@ def _run(
     overwrite: bool,
     settings: _Settings,
 ):
-    from .experiments.store import check_free, provenance, replace
+    from .experiments.owned import building, check_free, remove, replace, stamp
+    from .experiments.paths import local_path
+    from .experiments.store import provenance, save
 
     stem = Path(arguments.get("data", "")).stem
     out = Path("results", f"{name}-{stem}" if stem else name) if out is None else out
-    check_free(out, overwrite, marker="run.json")
-    # Everything is written beside `out` first, where a full or closed disk shows at once.
+    out = local_path(out)
+    check_free(out, overwrite, marker=_RUN)
+    # What is done is kept beside `out`, where a full or closed disk shows at once.
     part, new = out.with_name(f"{out.name}.unfinished"), not out.parent.exists()
     _begin(part, {"experiment": name, **arguments}, overwrite)
     before = signal.signal(signal.SIGINT, _interrupted)
@@ -176,18 +180,23 @@ def _run(
         started = time.perf_counter()
         clock = lambda: time.perf_counter() - started
         say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
-        sweep = _sweeper(part / "sweeps", settings, say)
+        sweep = _sweeper(part / _SWEEPS, settings, say)
         tree = experiment.run(**arguments, sweep=sweep, progress=say).load()
         table = experiment.summary(tree)
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
-        _write(part, tree, table, experiment.figures(tree))
-        shutil.rmtree(part / "sweeps", ignore_errors=True)
-        replace(part, out)
-        (out / _REQUEST).unlink()
+        figures = {f"{title}.png": f for title, f in experiment.figures(tree).items()}
+        with building(out) as whole:
+            save(tree, whole / "results.zarr")
+            for title, figure in figures.items():
+                figure.savefig(whole / title, dpi=150)
+            table.to_csv(whole / "summary.csv", index=False)
+            stamp(whole / _RUN, tree.attrs, ["results.zarr", "summary.csv", *figures])
+            replace(whole, out, marker=_RUN)
+        remove(part, marker=_REQUEST)
     finally:
         signal.signal(signal.SIGINT, before)
-        if not (part / "sweeps").exists():
-            shutil.rmtree(part, ignore_errors=True)
+        if not (part / _SWEEPS).exists():
+            remove(part, marker=_REQUEST)
         if new and out.parent.exists() and not any(out.parent.iterdir()):
             out.parent.rmdir()
     print(experiment.headline(tree))
@@ -201,24 +210,29 @@ def _interrupted(*_):
     os._exit(130)
 
 
-_REQUEST = "unfinished.json"
+# The stamps of a run that is done, and of one that is not; what the other one holds.
+_RUN, _REQUEST, _SWEEPS = "run.json", "unfinished.json", "sweeps"
 
 
 def _begin(part: Path, request: dict[str, Any], overwrite: bool):
     """A directory for a run, which may be an interrupted one of the same request."""
+    from .experiments.owned import check_free, remove, stamp, stamped
+
     request = json.loads(json.dumps(request))
-    if overwrite:
-        shutil.rmtree(part, ignore_errors=True)
+    check_free(part, True, marker=_REQUEST)
     try:
+        if overwrite:
+            remove(part, marker=_REQUEST)
         part.mkdir(parents=True, exist_ok=True)
         if not any(part.iterdir()):
-            (part / _REQUEST).write_text(json.dumps(request) + "\n")
-        asked = json.loads((part / _REQUEST).read_text())
+            stamp(part / _REQUEST, {"request": request}, [_SWEEPS])
     except OSError as error:
         raise ValueError(
             f"{part.parent} must be a place to write to, but {error}."
         ) from error
+    asked = (stamped(part / _REQUEST) or {}).get("request")
     if asked != request:
+        asked = asked if isinstance(asked, dict) else {}
         names = [name for name in request if asked.get(name) != request[name]]
         told = ", ".join(f"{name} was {asked.get(name)}" for name in names)
         raise ValueError(
@@ -314,16 +328,6 @@ def _client(scheduler: str | None) -> Any:
     except ImportError:
         raise ValueError("`--scheduler` needs `pip install 'jaxflow[dask]'`.") from None
     return Client(scheduler)
-
-
-def _write(directory, tree, table, figures):
-    from .experiments.store import save
-
-    save(tree, directory / "results.zarr", overwrite=True)
-    for title, figure in figures.items():
-        figure.savefig(directory / f"{title}.png", dpi=150)
-    table.to_csv(directory / "summary.csv", index=False)
-    (directory / "run.json").write_text(json.dumps(tree.attrs, indent=2) + "\n")
 
 
 def _print(summary):
