@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import xarray as xr
 
 from ..dynamics import Status
 from .grid import Grid
+from .owned import building, check_free
 from .programs import OWN, Program
-from .store import CHUNKS, beside, check_free, holds_sweep, provenance
+from .seals import CHUNKS, check, intact, seal
+from .store import holds_sweep, provenance
 
 PENDING = -1
 # The convention of the CF metadata standard for numbers that stand for words.
@@ -151,25 +152,65 @@ def on_disk(
     return open_sink(path, variables)
 
 
+# What is known of each chunk.
+_OWN = ("done", "seconds")
+
+
 def open_sink(path: Path, variables: Mapping[str, Variable]) -> Sink:
     """The arrays of a store, to be written to."""
     import zarr
+    from zarr.storage import LocalStore
 
-    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group = zarr.open_group(LocalStore(path), mode="r+", use_consolidated=False)
     # Of another sweep there might be others; it is told apart by its specification.
-    arrays = {name: group[name] for name in variables if name in group}
-    return Sink(variables, arrays, group[f"{CHUNKS}/done"], group[f"{CHUNKS}/seconds"])
+    arrays = {name: _whole(group[name]) for name in variables if name in group}
+    return Sink(variables, arrays, *(_whole(group[f"{CHUNKS}/{name}"]) for name in _OWN))
+
+
+def _whole(array: Any) -> Any:
+    """The same array, which leaves out no chunk: what was written is a file."""
+    import zarr
+
+    whole = {"write_empty_chunks": True}
+    return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, whole))  # pyright: ignore
+
+
+def forget_damaged(path: Path, grid: Grid, variables: Mapping[str, Variable]) -> int:
+    """Make chunks pending that are done, but of which a file is missing or damaged.
+
+    Returns:
+        How many there were.
+    """
+    count = 0
+    chunks = path / CHUNKS
+    for chunk in range(grid.count):
+        done = chunks / "done" / "c" / str(chunk)
+        if not done.exists():
+            continue
+        place = grid.place(chunk)
+        files = [done, chunks / "seconds" / "c" / str(chunk)]
+        for name, variable in variables.items():
+            if 0 not in variable.shape:
+                own = [0] * (len(variable.shape) - len(place))
+                files.append(path.joinpath(name, "c", *map(str, (*place, *own))))
+        if bad := [file for file in files if not intact(file)]:
+            done.unlink()
+            for file in bad:
+                file.unlink(missing_ok=True)
+            count += 1
+    return count
 
 
 def check_path(path: Path):
-    """Refuse a path that holds something else than a sweep.
+    """Refuse a path that holds something else than a sweep that is whole.
 
     Raises:
         ValueError: If so.
     """
-    if holds_sweep(path):
-        return
     if (path / "zarr.json").exists():
+        check(path)
+        if holds_sweep(path):
+            return
         raise ValueError(
             f"{path} must be free or hold this sweep, but holds another result. Choose "
             "another path."
@@ -192,31 +233,36 @@ def _make(path, grid, variables, specification):
         "specification": json.dumps(specification),
         **provenance("sweep", arguments),
     }
-    part = beside(path, "part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    loops = len(grid.loop)
+    sweep = {"variables": [*variables], "counts": grid.counts, "loops": loops}
+    with building(path) as part:
         _write_template(part, grid, variables, attributes)
-        os.rename(part, path)
-    except OSError:
-        # Another writer was first: what it made is as good.
-        if not holds_sweep(path):
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        seal(part, sweep)
+        try:
+            os.rename(part, path)
+        except OSError:
+            # Another writer was first: what it made is as good.
+            if not holds_sweep(path):
+                raise
 
 
 def _write_template(part, grid, variables, attributes):
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
+    from zarr.storage import LocalStore
 
     # A third smaller than with zarr's default, and three times as fast.
-    fast = BloscCodec(cname="lz4", shuffle="shuffle")
-    root = zarr.create_group(part, attributes=attributes)
+    fast, summed = BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()
+    root = zarr.create_group(LocalStore(part), attributes=attributes)
     for name, values in grid.coords.items():
         text = values.dtype.kind == "T"
-        kind = str if text else values.dtype
         array = root.create_array(
-            name, shape=values.shape, dtype=kind, dimension_names=(name,)
+            name,
+            shape=values.shape,
+            dtype=str if text else values.dtype,
+            compressors=(fast, summed),
+            dimension_names=(name,),
+            config={"write_empty_chunks": True},
         )
         array[:] = values
     for name, variable in variables.items():
@@ -230,17 +276,18 @@ def _write_template(part, grid, variables, attributes):
                 *(max(1, n) for n in variable.shape[len(grid.shape) :]),
             ),
             fill_value=variable.fill,
-            compressors=fast,
+            compressors=(fast, summed),
             dimension_names=variable.dims,
             attributes=dict(variable.attrs),
         )
     chunks = root.create_group(CHUNKS)
-    for name, dtype, fill in (("done", "int8", 0), ("seconds", "float64", np.nan)):
+    for name, dtype, fill in zip(_OWN, ("int8", "float64"), (0, np.nan), strict=True):
         chunks.create_array(
             name,
             shape=(grid.count,),
             dtype=dtype,
             chunks=(1,),
             fill_value=fill,
+            compressors=(summed,),
             dimension_names=("chunk",),
         )
