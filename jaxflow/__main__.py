@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 from .experiments import catalogue
 
@@ -87,7 +88,7 @@ def _command(name: str):
         ("scheduler", None, Annotated[str | None, Parameter(help=cluster)]),
     )
     arguments = inspect.signature(experiment.run).parameters.values()
-    own = [parameter for parameter in arguments if parameter.name not in _HIDDEN]
+    own = [_strict(parameter) for parameter in arguments if parameter.name not in _HIDDEN]
     shared = [
         option(name, default=default, annotation=hint) for name, default, hint in common
     ]
@@ -95,6 +96,37 @@ def _command(name: str):
     command.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
     command.__doc__ = experiment.run.__doc__
     return command
+
+
+def _strict(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The same option, with whole numbers that are: Cyclopts makes 2 of 1.5."""
+    from cyclopts import Parameter
+
+    hint = parameter.annotation
+    parts = {hint, *get_args(hint)}.union(*map(get_args, get_args(hint)))
+    if int not in parts:
+        return parameter
+    return parameter.replace(annotation=Annotated[hint, Parameter(converter=_whole)])
+
+
+def _whole(kind: Any, tokens: Any) -> Any:
+    from cyclopts import convert
+
+    return convert(kind, [_digits(token.keyword, token.value) for token in tokens])
+
+
+def _digits(option: str, text: str) -> str:
+    """A whole number that was written in any way, as digits."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    whole = number.is_finite() and number == number.to_integral_value()
+    if not whole or abs(number) >= 2**31:
+        raise ValueError(
+            f"`{option}` must be a whole number below 2147483648 in size, but is {text}."
+        )
+    return str(int(number))
 
 
 def _show(store: Path, /, *, out: Path | None = None, overwrite: bool = False):

@@ -1,6 +1,7 @@
 """The command line: answers at once, refuses before it runs, and stores what it ran."""
 
 import functools as ft
+import inspect
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.experiments import flat_minima, sweeps
+from jaxflow.experiments import catalogue, flat_minima, sweeps
 from jaxflow.experiments.owned import stamp
 
 SMALL = (
@@ -119,6 +120,39 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, w
     printed = capsys.readouterr()
     assert fact in printed.out + printed.err
     assert not list(tmp_path.iterdir())
+
+
+WHOLE = [
+    (name, option.name.replace("_", "-"))
+    for name in catalogue.EXPERIMENTS
+    for option in inspect.signature(catalogue.load_experiment(name).run).parameters.values()
+    if "int" in str(option.annotation)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), WHOLE, ids=map(" ".join, WHOLE))
+def test_whole_numbers_are_whole(tmp_path, monkeypatch, capsys, name, option):
+    experiment = catalogue.load_experiment(name)
+    run = ft.wraps(experiment.run)(lambda **_: pytest.fail("it ran"))
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("1.5", "1e23", "nan", "inf", "2147483648", "0x", "2.0000000000000000001"):
+        assert call(f"run {name} --{option} {wrong}") == 2
+        printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+        assert f"`--{option}` must be a whole number below 2147483648" in printed
+        assert f"but is {wrong}." in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_number_may_be_written_in_any_way(instead, tmp_path, tree):
+    seen = []
+    instead(lambda: seen.append(1) or tree.copy())
+    assert call(f"{SMALL.replace('200', '2e2')} --seed 7.0 --out {tmp_path}/out") == 0
+    arguments = json.loads(
+        json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]
+    )
+    assert (arguments["steps"], arguments["seed"]) == (200, 7)
+    assert seen
 
 
 @pytest.mark.usefixtures("no_run")
