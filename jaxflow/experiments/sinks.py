@@ -43,17 +43,41 @@ def variables(grid: Grid, programs: Iterable[Program]) -> dict[str, Variable]:
     """The variables that hold the results of all loop points.
 
     Raises:
-        ValueError: If a variable has different numbers of dimensions.
+        ValueError: If a variable has different numbers of dimensions, or the name of one.
     """
     found = {}
     for program in programs:
         for name, shape in program.shapes.items():
             found.setdefault(name, []).append((shape, program.records))
     first = [name for name in OWN if name in found]
-    return {
+    made = {
         name: _variable(grid, name, found[name])
         for name in (*first, *(name for name in found if name not in OWN))
     }
+    _check_dimensions(grid, made)
+    return made
+
+
+def _check_dimensions(grid, variables):
+    """Refuse names that are those of dimensions, which xarray would take for axes."""
+    numbered = {
+        dim: name
+        for name, variable in variables.items()
+        for dim in variable.dims[len(grid.dims) :]
+        if dim != "record"
+    }
+    for name in (*grid.dims, *variables):
+        kind = "an axis" if name in grid.dims else "an observable"
+        if name in numbered:
+            raise ValueError(
+                f"`sweep` names {name!r} a dimension of {numbered[name]!r}, but there is "
+                f"{kind} of that name. Rename one of them."
+            )
+        if name in grid.dims and name in variables:
+            raise ValueError(
+                f"`sweep` must find different names, but {name!r} is an axis and an "
+                "observable. Rename one of them."
+            )
 
 
 def _variable(grid, name, found) -> Variable:
@@ -105,9 +129,12 @@ class Sink:
     def write(self, grid: Grid, chunk: int, values: Mapping[str, np.ndarray], seconds):
         """Write a chunk: its variables along all dimensions, then that it is done."""
         # The status at the end: members are pending until all the rest is there.
-        for name in sorted(values, key=lambda name: name == "status"):
-            variable, value = self.variables[name], values[name]
-            rank = len(grid.shape)
+        for name in sorted(self.variables, key=lambda name: name == "status"):
+            variable, rank = self.variables[name], len(grid.shape)
+            if name not in values:  # As other loop points have it: here too it is done.
+                self.arrays[name][grid.region(chunk)] = variable.fill
+                continue
+            value = values[name]
             shape = value.shape[:rank] + variable.shape[rank:]
             block = np.full(shape, variable.pad, variable.dtype)
             block[tuple(map(slice, value.shape))] = value
@@ -219,10 +246,13 @@ def check_path(path: Path):
 
 
 def _check_storable(names):
-    if bad := sorted(name for name in names if "/" in name or name == CHUNKS):
+    taken = {"", ".", "..", "zarr.json", CHUNKS}
+    odd = lambda name: name in taken or "/" in name or "\0" in name
+    if bad := sorted(name for name in names if odd(name) or len(name.encode()) > 255):
         raise ValueError(
-            f"`sweep(path=...)` stores variables by names without '/' and other than "
-            f"{CHUNKS!r}, but there are {bad}. Rename them."
+            "`sweep(path=...)` stores variables in directories of their names, without '/' "
+            f"and other than '.', '..', 'zarr.json' and {CHUNKS!r}, but there are {bad}. "
+            "Rename them."
         )
 
 
@@ -254,6 +284,8 @@ def _write_template(part, grid, variables, attributes):
     # A third smaller than with zarr's default, and three times as fast.
     fast, summed = BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()
     root = zarr.create_group(LocalStore(part), attributes=attributes)
+    if (part / "ZARR.JSON").exists():
+        _check_case([*grid.coords, *variables])
     for name, values in grid.coords.items():
         text = values.dtype.kind == "T"
         array = root.create_array(
@@ -290,4 +322,14 @@ def _write_template(part, grid, variables, attributes):
             fill_value=fill,
             compressors=(summed,),
             dimension_names=("chunk",),
+        )
+
+
+def _check_case(names):
+    """Refuse names that are one, on a disk that does not tell cases apart."""
+    folded = [name.casefold() for name in names]
+    if same := [name for name in names if folded.count(name.casefold()) > 1]:
+        raise ValueError(
+            "`sweep(path=...)` needs names that differ by more than case on this disk, but "
+            f"there are {same}. Rename them."
         )

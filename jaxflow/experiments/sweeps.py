@@ -247,10 +247,18 @@ def _check_names(run, axes, loop):
         raise ValueError(f"`sweep` must find {both} in `axes` or in `loop`, not in both.")
     if clash := sorted({"seed", "record", *OWN} & {*names}):
         raise ValueError(f"`sweep` names {clash} itself. Rename that axis.")
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"`sweep` must have texts for names of axes, but has {odd}.")
     try:
-        parameters = list(inspect.signature(run).parameters.values())[1:]
+        parameters = list(inspect.signature(run).parameters.values())
     except (TypeError, ValueError):
         return  # Not every callable has one.
+    first, parameters = parameters[:1], parameters[1:]
+    if first and first[0].kind is first[0].POSITIONAL_OR_KEYWORD and first[0].name in names:
+        raise ValueError(
+            f"`sweep` passes a key as {first[0].name!r}, the first argument of `run`, so "
+            "that no axis can have that name. Rename that axis."
+        )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     parameters = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
@@ -274,7 +282,13 @@ def _check_names(run, axes, loop):
 
 def _check_options(seeds, chunk, path, client):
     for name, number in (("seeds", seeds), ("chunk", chunk)):
-        if number is not None and number < 1:
+        if number is None:
+            continue
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(
+                f"`sweep({name}=...)` must be a whole number, but is {number!r}."
+            )
+        if number < 1:
             raise ValueError(f"`sweep({name}=...)` must be positive, but is {number}.")
     if client is None:
         return
