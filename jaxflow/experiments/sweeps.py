@@ -254,12 +254,12 @@ def _check_names(run, axes, loop):
     except (TypeError, ValueError):
         return  # Not every callable has one.
     first, parameters = parameters[:1], parameters[1:]
-    if first and first[0].kind is first[0].POSITIONAL_OR_KEYWORD and first[0].name in names:
-        raise ValueError(
-            f"`sweep` passes a key as {first[0].name!r}, the first argument of `run`, so "
-            "that no axis can have that name. Rename that axis."
-        )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if first[0].kind is first[0].POSITIONAL_OR_KEYWORD and first[0].name in names:
+            raise ValueError(
+                f"`sweep` passes a key as {first[0].name!r}, the first argument of `run`, "
+                "so that no axis can have that name. Rename that axis."
+            )
         return
     parameters = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
     known = [parameter.name for parameter in parameters]
