@@ -4,15 +4,15 @@ import functools as ft
 import inspect
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 from .experiments import catalogue
 
@@ -88,7 +88,7 @@ def _command(name: str):
         ("scheduler", None, Annotated[str | None, Parameter(help=cluster)]),
     )
     arguments = inspect.signature(experiment.run).parameters.values()
-    own = [parameter for parameter in arguments if parameter.name not in _HIDDEN]
+    own = [_strict(parameter) for parameter in arguments if parameter.name not in _HIDDEN]
     shared = [
         option(name, default=default, annotation=hint) for name, default, hint in common
     ]
@@ -96,6 +96,37 @@ def _command(name: str):
     command.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
     command.__doc__ = experiment.run.__doc__
     return command
+
+
+def _strict(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The same option, with whole numbers that are: Cyclopts makes 2 of 1.5."""
+    from cyclopts import Parameter
+
+    hint = parameter.annotation
+    parts = {hint, *get_args(hint)}.union(*map(get_args, get_args(hint)))
+    if int not in parts:
+        return parameter
+    return parameter.replace(annotation=Annotated[hint, Parameter(converter=_whole)])
+
+
+def _whole(kind: Any, tokens: Any) -> Any:
+    from cyclopts import convert
+
+    return convert(kind, [_digits(token.keyword, token.value) for token in tokens])
+
+
+def _digits(option: str, text: str) -> str:
+    """A whole number that was written in any way, as digits."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    whole = number.is_finite() and number == number.to_integral_value()
+    if not whole or abs(number) >= 2**31:
+        raise ValueError(
+            f"`{option}` must be a whole number below 2147483648 in size, but is {text}."
+        )
+    return str(int(number))
 
 
 def _show(store: Path, /, *, out: Path | None = None, overwrite: bool = False):
@@ -111,8 +142,8 @@ def _show(store: Path, /, *, out: Path | None = None, overwrite: bool = False):
     from .experiments.report import draw
     from .experiments.stored import read
 
-    out = _beside(store, ".figures") if out is None else out
     found = read(store)
+    out = _beside(store, ".figures") if out is None else out
     names = draw(found, out, overwrite)
     print(found.headline())
     _print(found.axes())
@@ -134,12 +165,14 @@ def _report(store: Path, /, *, out: Path | None = None, overwrite: bool = False)
     from .experiments.report import write
     from .experiments.stored import read
 
+    found = read(store)
     out = _beside(store, ".html") if out is None else out
-    write(read(store), out, overwrite)
+    write(found, out, overwrite)
     print(f"the report is {out}")
 
 
 def _beside(store: Path, suffix: str) -> Path:
+    store = store.expanduser()
     named = store if store.name not in ("", "..") else store.resolve()
     return named.with_name(named.name + suffix)
 
@@ -163,12 +196,15 @@ def _run(
     overwrite: bool,
     settings: _Settings,
 ):
-    from .experiments.store import check_free, provenance, replace
+    from .experiments.owned import building, check_free, remove, replace, stamp
+    from .experiments.paths import local_path
+    from .experiments.store import provenance, save
 
     stem = Path(arguments.get("data", "")).stem
     out = Path("results", f"{name}-{stem}" if stem else name) if out is None else out
-    check_free(out, overwrite, marker="run.json")
-    # Everything is written beside `out` first, where a full or closed disk shows at once.
+    out = local_path(out)
+    check_free(out, overwrite, marker=_RUN)
+    # What is done is kept beside `out`, where a full or closed disk shows at once.
     part, new = out.with_name(f"{out.name}.unfinished"), not out.parent.exists()
     _begin(part, {"experiment": name, **arguments}, overwrite)
     before = signal.signal(signal.SIGINT, _interrupted)
@@ -176,18 +212,23 @@ def _run(
         started = time.perf_counter()
         clock = lambda: time.perf_counter() - started
         say = lambda words: print(f"[{clock():5.1f} s] {words}", flush=True)
-        sweep = _sweeper(part / "sweeps", settings, say)
+        sweep = _sweeper(part / _SWEEPS, settings, say)
         tree = experiment.run(**arguments, sweep=sweep, progress=say).load()
         table = experiment.summary(tree)
         tree.attrs.update(provenance(name, arguments) | {"seconds": round(clock(), 1)})
-        _write(part, tree, table, experiment.figures(tree))
-        shutil.rmtree(part / "sweeps", ignore_errors=True)
-        replace(part, out)
-        (out / _REQUEST).unlink()
+        figures = {f"{title}.png": f for title, f in experiment.figures(tree).items()}
+        with building(out) as whole:
+            save(tree, whole / "results.zarr")
+            for title, figure in figures.items():
+                figure.savefig(whole / title, dpi=150)
+            table.to_csv(whole / "summary.csv", index=False)
+            stamp(whole / _RUN, tree.attrs, ["results.zarr", "summary.csv", *figures])
+            replace(whole, out, marker=_RUN)
+        remove(part, marker=_REQUEST)
     finally:
         signal.signal(signal.SIGINT, before)
-        if not (part / "sweeps").exists():
-            shutil.rmtree(part, ignore_errors=True)
+        if not (part / _SWEEPS).exists():
+            remove(part, marker=_REQUEST)
         if new and out.parent.exists() and not any(out.parent.iterdir()):
             out.parent.rmdir()
     print(experiment.headline(tree))
@@ -201,24 +242,29 @@ def _interrupted(*_):
     os._exit(130)
 
 
-_REQUEST = "unfinished.json"
+# The stamps of a run that is done, and of one that is not; what the other one holds.
+_RUN, _REQUEST, _SWEEPS = "run.json", "unfinished.json", "sweeps"
 
 
 def _begin(part: Path, request: dict[str, Any], overwrite: bool):
     """A directory for a run, which may be an interrupted one of the same request."""
+    from .experiments.owned import check_free, remove, stamp, stamped
+
     request = json.loads(json.dumps(request))
-    if overwrite:
-        shutil.rmtree(part, ignore_errors=True)
+    check_free(part, True, marker=_REQUEST)
     try:
+        if overwrite:
+            remove(part, marker=_REQUEST)
         part.mkdir(parents=True, exist_ok=True)
         if not any(part.iterdir()):
-            (part / _REQUEST).write_text(json.dumps(request) + "\n")
-        asked = json.loads((part / _REQUEST).read_text())
+            stamp(part / _REQUEST, {"request": request}, [_SWEEPS])
     except OSError as error:
         raise ValueError(
             f"{part.parent} must be a place to write to, but {error}."
         ) from error
+    asked = (stamped(part / _REQUEST) or {}).get("request")
     if asked != request:
+        asked = asked if isinstance(asked, dict) else {}
         names = [name for name in request if asked.get(name) != request[name]]
         told = ", ".join(f"{name} was {asked.get(name)}" for name in names)
         raise ValueError(
@@ -314,16 +360,6 @@ def _client(scheduler: str | None) -> Any:
     except ImportError:
         raise ValueError("`--scheduler` needs `pip install 'jaxflow[dask]'`.") from None
     return Client(scheduler)
-
-
-def _write(directory, tree, table, figures):
-    from .experiments.store import save
-
-    save(tree, directory / "results.zarr", overwrite=True)
-    for title, figure in figures.items():
-        figure.savefig(directory / f"{title}.png", dpi=150)
-    table.to_csv(directory / "summary.csv", index=False)
-    (directory / "run.json").write_text(json.dumps(tree.attrs, indent=2) + "\n")
 
 
 def _print(summary):

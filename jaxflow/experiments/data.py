@@ -1,10 +1,9 @@
 """Data: shipped with scikit-learn, from a paper, or from the user's file."""
 
 import difflib
-import gzip
-import warnings
+import math
+import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+
+from .paths import local_path
+from .tables import MOST_BYTES, read_table, unpacked
 
 
 class Data(NamedTuple):
@@ -42,7 +44,7 @@ class Samples(NamedTuple):
     description: str
 
 
-def load_data(data: str, *, target: str | None = None) -> Data:
+def load_data(data: str | os.PathLike[str], *, target: str | None = None) -> Data:
     """Regression data by name or path.
 
     Args:
@@ -50,11 +52,15 @@ def load_data(data: str, *, target: str | None = None) -> Data:
             8 x 8 pixels, with the digit as target; `cancer`, its 569 tumours, with benign
             as one and malignant as zero; `paper`, the synthetic data of Marion & Chizat
             (2024); or the path of a CSV file with a header. All but the paper's are centred
-            and scaled to unit variance, column by column.
-        target: For a file, the column to predict; the others are the inputs.
+            and scaled to unit variance, column by column. Commas, semicolons or tabs
+            separate columns; with the latter two, numbers may have decimal commas.
+        target: For a file, the column to predict; the others are the inputs, but for row
+            numbers that another program wrote and columns that do not vary, which
+            `description` names.
 
     Raises:
-        ValueError: If there are no such data, or they are not finite numbers.
+        ValueError: If there are no such data, or they are not finite numbers in columns
+            with different names.
     """
     shipped = {
         "diabetes": _diabetes,
@@ -62,24 +68,16 @@ def load_data(data: str, *, target: str | None = None) -> Data:
         "cancer": _cancer,
         "paper": paper_data,
     }
-    if data in shipped:
+    if isinstance(data, str) and data in shipped:
         if target is not None:
             raise ValueError(
                 f"`--target` names a column of a CSV file, but data is {data}."
             )
         return shipped[data]()
-    path = Path(data)
-    if not path.is_file():
-        close = difflib.get_close_matches(data, shipped, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"`--data` must be {', '.join(map(repr, shipped))} or the path of a CSV file, "
-            f"but there is no file {data!r}.{hint}"
-        )
-    return _file(path, target)
+    return _regression(_existing(data, "a CSV file", tuple(shipped)), target)
 
 
-def load_samples(data: str) -> Samples:
+def load_samples(data: str | os.PathLike[str]) -> Samples:
     """Samples by name or path, as they are: neither centred nor scaled.
 
     Args:
@@ -94,14 +92,7 @@ def load_samples(data: str) -> Samples:
     if data == "digits":
         images, name = digits()[0], "digits (scikit-learn)"
     else:
-        path = Path(data)
-        if not path.is_file():
-            close = difflib.get_close_matches(data, ("digits",), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                "`--data` must be 'digits' or the path of an array file, but there is no "
-                f"file {data!r}.{hint}"
-            )
+        path = _existing(data, "an array file", ("digits",))
         images, name = _array(path), path.name
     x = images.reshape(len(images), -1).astype(float)
     size = f"{len(x)} samples of {x.shape[1]} numbers, from {x.min():.3g} to {x.max():.3g}"
@@ -129,7 +120,10 @@ class Classes(NamedTuple):
 
 
 def load_classes(
-    data: str, *, labels: str | None = None, classes: tuple[str, str] | None = None
+    data: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    classes: tuple[str, str] | None = None,
 ) -> Classes:
     """Two-class data by name or path, made binary: above a sample's median or not.
 
@@ -152,13 +146,14 @@ def load_classes(
         else:
             words = f"{classes[0]} against {classes[1]}"
     else:
-        path = Path(data)
-        if not path.is_file() or labels is None or not Path(labels).is_file():
+        path = local_path(data)
+        names = None if labels is None else local_path(labels)
+        if not path.is_file() or names is None or not names.is_file():
             raise ValueError(
                 "`--data` must be 'digits', or the path of a file with `--labels` the path "
-                f"of one, but they are {data!r} and {labels!r}."
+                f"of one, but they are '{data}' and {labels and str(labels)!r}."
             )
-        images, marks, name = _array(path), _read(Path(labels)).ravel(), path.name
+        images, marks, name = _array(path), _read(names).ravel(), path.name
         kinds = np.unique(marks)
         if classes is None and len(kinds) != 2:
             raise ValueError(
@@ -275,48 +270,49 @@ def _shipped(name: str, **options) -> Any:
     return getattr(sklearn.datasets, f"load_{name}")(**options)
 
 
-def _file(path: Path, target: str | None) -> Data:
-    import pandas as pd
+def _existing(data: str | os.PathLike[str], kind: str, shipped: tuple[str, ...]) -> Path:
+    """The file that is meant, if there is one."""
+    path = local_path(data)
+    if path.is_file():
+        return path
+    what = f"'{data}' is a directory" if path.is_dir() else f"there is no file '{data}'"
+    close = difflib.get_close_matches(str(data), shipped, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"`--data` must be {', '.join(map(repr, shipped))} or the path of {kind}, but "
+        f"{what}.{hint}"
+    )
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Blank lines are dropped here, so that the others keep their numbers.
-            table = pd.read_csv(path, index_col=False, skip_blank_lines=False)
-            table = table.dropna(how="all")
-    except (ValueError, pd.errors.ParserWarning) as error:
-        raise ValueError(
-            f"{path} must be a CSV file with a header, but {error}."
-        ) from error
-    columns = list(table.columns)
+
+def _regression(path: Path, target: str | None) -> Data:
+    table = read_table(path)
+    numbers, notes = table.numbers, list(table.notes)
+    columns = list(numbers.columns)
+    listed = ", ".join(map(repr, columns))
+    if target is None:
+        raise ValueError(f"`--target` must name a column of {path}. There are {listed}.")
     if target not in columns:
-        close = difflib.get_close_matches(str(target), columns, n=1)
-        hint = f" Did you mean {close[0]!r}?" if target and close else ""
+        close = difflib.get_close_matches(target, columns, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"`--target` must name a column of {path}, but is {target!r}.{hint} There are "
-            f"{', '.join(map(repr, columns[:20]))}{', ...' if len(columns) > 20 else ''}."
+            f"{listed}."
         )
-    if len(table) < 2 or len(columns) < 2:
+    if len(numbers) < 2 or len(columns) < 2:
         raise ValueError(
             f"{path} must hold at least two samples and two columns, but holds "
-            f"{len(table)} and {len(columns)}."
+            f"{len(numbers)} and {len(columns)}."
         )
-    text = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
-    if text:
-        example = table[text[0]].iloc[0]
-        raise ValueError(
-            f"{path} must hold numbers only, but there is text in "
-            f"{', '.join(map(repr, text))} (such as {example!r}). Drop or encode it."
-        )
-    values = table.to_numpy(float)
+    values = numbers.to_numpy(float)
     if bad := np.argwhere(~np.isfinite(values)).tolist():
         row, column = bad[0]
-        where = f"line {table.index[row] + 2}, column {columns[column]!r}"
+        where = f"line {numbers.index[row]}, column {columns[column]!r}"
         raise ValueError(
             f"{path} must hold finite numbers, but {len(bad)} entries are not, first "
             f"in {where}. Drop or fill them."
         )
-    return _standardise(table.drop(columns=target), table[target], path.name)
+    inputs = numbers.drop(columns=target)
+    return _standardise(inputs, numbers[target], path.name, notes)
 
 
 def _array(path: Path) -> np.ndarray:
@@ -353,29 +349,32 @@ def _read(path: Path) -> np.ndarray:
 def _idx(path: Path) -> np.ndarray:
     """The format of MNIST: two zeros, a type, the number of axes, sizes, and numbers."""
     types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+    raw = unpacked(path)
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
         zero, kind, axes = int.from_bytes(raw[:2], "big"), raw[2], raw[3]
         if zero or kind not in types:
             raise ValueError("it starts with other bytes")
-        shape = np.frombuffer(raw, ">i4", axes, offset=4)
+        shape = np.frombuffer(raw, ">u4", axes, offset=4).tolist()
         numbers = np.frombuffer(raw, types[kind], offset=4 + 4 * axes)
         return numbers.reshape(shape)
-    except (ValueError, OSError, EOFError, IndexError, zlib.error) as error:
+    except (ValueError, IndexError) as error:
         raise ValueError(f"{path} must be an IDX file, but {error}.") from error
 
 
 def _binary(path: Path) -> np.ndarray:
+    names = []
     try:
-        found = np.load(path)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            names = found.files
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                return _numpy(file, path.stat().st_size)
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
             if len(names) == 1:
-                return found[names[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                [member] = archive.infolist()
+                with archive.open(member) as file:
+                    return _numpy(file, min(member.file_size, MOST_BYTES))
+    # Whatever NumPy and unpacking say of files that are not theirs.
+    except Exception as error:
         raise ValueError(f"{path} must hold an array of numbers, but {error}.") from error
     raise ValueError(
         f"{path} must hold one array, but holds {len(names)} ({', '.join(names[:20])}). "
@@ -383,34 +382,62 @@ def _binary(path: Path) -> np.ndarray:
     )
 
 
+def _numpy(file, size: int) -> np.ndarray:
+    """The array of a file in NumPy's format that has so many bytes."""
+    version = np.lib.format.read_magic(file)
+    old = version == (1, 0)
+    read = (
+        np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    told = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and told > size:
+        raise ValueError(f"its header tells of {told} bytes, and it holds {size}")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _rows(path: Path) -> np.ndarray:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, header=None, skip_blank_lines=False).dropna(how="all")
-    except ValueError as error:
-        raise ValueError(f"{path} must be a CSV file of numbers, but {error}.") from error
-    numbers = table.apply(pd.to_numeric, errors="coerce")
-    text = np.argwhere((numbers.isna() & table.notna()).to_numpy()).tolist()
-    if text:
-        row, column = text[0]
-        raise ValueError(
-            f"{path} must hold numbers only, without a header, but line "
-            f"{table.index[row] + 1} holds {table.iloc[row, column]!r}."
-        )
-    return numbers.to_numpy(float)
+    return read_table(path, header=False).numbers.to_numpy(float)
 
 
-def _standardise(inputs, target, name) -> Data:
+def _standardise(inputs, target, name, notes=()) -> Data:
     x, y = inputs.to_numpy(float), target.to_numpy(float)[:, None]
-    spread = x.std(axis=0)
+    columns = list(inputs.columns)
     # More than what rounding makes of a constant.
-    varies, y_varies = (v.std(axis=0) > 1e-12 * np.abs(v).max(axis=0) for v in (x, y))
+    varies, y_varies = (_spread(v) > 8 * np.finfo(float).eps for v in (x, y))
     if not varies.any() or not y_varies.all():
         raise ValueError(f"{name} must hold a target and an input that vary.")
-    dropped = list(inputs.columns[~varies])
-    note = f"; without the constant {', '.join(map(str, dropped))}" if dropped else ""
-    x = (x[:, varies] - x[:, varies].mean(axis=0)) / spread[varies]
-    y = (y - y.mean()) / y.std()
+    x, y = _scaled(x[:, varies]), _scaled(y)
+    kept = [column for column, one in zip(columns, varies, strict=True) if one]
+    before = np.column_stack([inputs[kept].to_numpy(float), target.to_numpy(float)])
+    for column, raw, scaled in zip(
+        [*kept, target.name], before.T, np.column_stack([x, y]).T, strict=True
+    ):
+        distinct, left = len(np.unique(raw)), len(np.unique(scaled))
+        if left < distinct and left <= max(2, distinct // 2):
+            raise ValueError(
+                f"{name} must hold numbers that can be told apart once they are scaled, "
+                f"but column {column!r} holds {raw[np.abs(raw).argmax()]:.4g} beside much "
+                "smaller ones. Drop or fill what stands for no data."
+            )
+    dropped = [str(c) for c, one in zip(columns, varies, strict=True) if not one]
+    notes = [*notes, *([f"without the constant {', '.join(dropped)}"] if dropped else [])]
     size = f"{len(x)} samples, {x.shape[1]} inputs, target {target.name!r}"
-    return Data(x, y, f"{name}: {size}, standardised{note}")
+    return Data(x, y, "; ".join([f"{name}: {size}, standardised", *notes]))
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviations over the largest number of each column."""
+    values = _unit(values)
+    return values.std(axis=0) / np.maximum(np.abs(values).max(axis=0), 0.5)
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    values = _unit(values)
+    return (values - values.mean(axis=0)) / values.std(axis=0)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Columns over powers of two, so that the largest is about one: no square overflows."""
+    return np.ldexp(values, -np.frexp(np.abs(values).max(axis=0))[1])

@@ -70,6 +70,11 @@ class Grid:
         """The number of chunks."""
         return math.prod(self._counts)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of chunks along all dimensions."""
+        return self._along_dims(self._counts)
+
     def fixed(self, point: Point) -> dict[str, Any]:
         """The values of the loop axes at a loop point."""
         pairs = zip(self.loop.items(), point, strict=True)
@@ -84,6 +89,10 @@ class Grid:
     def point(self, chunk: int) -> Point:
         """The loop point of a chunk."""
         return self._place(chunk)[: len(self.loop)]
+
+    def place(self, chunk: int) -> tuple[int, ...]:
+        """Where a chunk is among the chunks, along all dimensions."""
+        return self._along_dims(self._place(chunk))
 
     def region(self, chunk: int) -> tuple[slice, ...]:
         """Where a chunk is, along all dimensions."""
@@ -124,6 +133,11 @@ class Grid:
         lengths = (self.seeds, *map(len, self.axes.values()))
         cuts = zip(lengths, self.sides, strict=True)
         return (*self._loop_shape, *(math.ceil(length / side) for length, side in cuts))
+
+    def _along_dims(self, each):
+        """What is of the loop axes, the seeds and the axes, in the order of dimensions."""
+        loops = len(self.loop)
+        return (each[loops], *each[:loops], *each[loops + 1 :])
 
     def _place(self, chunk):
         return tuple(map(int, np.unravel_index(chunk, self._counts)))

@@ -76,9 +76,10 @@ class Program:
             return _variables(work.run(key, **fixed, **vary), grid.dims)
 
         data, *values = (jnp.asarray(argument[0]) for argument in work.arguments)
-        self._traced, shapes = jax.make_jaxpr(call, return_shape=True)(
-            work.key(data), *values
-        )
+        traced, shapes = jax.make_jaxpr(call, return_shape=True)(work.key(data), *values)
+        consts = [_gathered(const) for const in traced.consts]
+        self._spread = any(map(op.is_not, consts, traced.consts))
+        self._traced = traced.replace(consts=consts)
         self._work = work
         self.shapes = shapes
         self.records = "time" in self.shapes
@@ -130,7 +131,16 @@ class Program:
             check_vma=False,
         )
         whole = self._stacks(mesh.size, size, sharding=every)
-        return jax.jit(mapped).trace(*whole).lower()
+        try:
+            return jax.jit(mapped).trace(*whole).lower()
+        except (ValueError, TypeError, NotImplementedError) as error:
+            if not self._spread:
+                raise
+            raise ValueError(
+                "`sweep(run=...)` must hold data that fit on one device, but holds some "
+                "that are sharded over several, and used as such. Pass "
+                "`jax.device_get(data)`."
+            ) from error
 
     def start(self, members: Sequence[Sequence[np.ndarray]]) -> dict[str, jax.Array]:
         """Start chunks, at most one on each local device.
@@ -147,6 +157,17 @@ class Program:
         chosen = map(op.getitem, self._work.arguments, indices)
         compiled = self.compile(len(members[0][0]))
         return dict(zip(self.shapes, compiled(*chosen), strict=True))
+
+
+def _gathered(const: Any) -> Any:
+    """The same data without a mesh, if they are spread over one: a chunk has its own."""
+    if not isinstance(const, jax.Array) or jax.typeof(const).sharding.mesh.empty:
+        return const
+    if jax.dtypes.issubdtype(const.dtype, jax.dtypes.prng_key):
+        data = jnp.asarray(np.asarray(jr.key_data(const)))
+        return jr.wrap_key_data(data, impl=jr.key_impl(const))
+    # By way of the host: `device_put` keeps the mesh in the type.
+    return jnp.asarray(np.asarray(const))
 
 
 def _options() -> dict[str, Any]:
@@ -175,6 +196,34 @@ def _variables(result, taken) -> dict[str, jax.Array]:
         )
     if clash := sorted({*taken, "seed", "record", *OWN} & {*named}):
         raise ValueError(f"`sweep` names {clash} itself. Rename that observable.")
-    leaves = jax.tree.leaves_with_path(named)
+    if empty := [name for name, part in named.items() if not jax.tree.leaves(part)]:
+        raise ValueError(
+            "`sweep(run=...)` must return arrays for every name, but has none for "
+            f"{empty}. Leave them out."
+        )
     path = ft.partial(jax.tree_util.keystr, simple=True, separator=".")
-    return own | {path(keys): jnp.asarray(leaf) for keys, leaf in leaves}
+    found = [(path(keys), leaf) for keys, leaf in jax.tree.leaves_with_path(named)]
+    names = [name for name, _ in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"`sweep(run=...)` must return observables of different names, but names parts "
+            f"of several of them {twice}. Rename them."
+        )
+    return own | {name: _numbers(name, leaf) for name, leaf in found}
+
+
+def _numbers(name: str, leaf: Any) -> jax.Array:
+    """A leaf of what a run returned as an array, if it holds numbers that NumPy has."""
+    try:
+        array = jnp.asarray(leaf)
+        kind = array.dtype.name
+        known = isinstance(array.dtype, np.dtype) and array.dtype.kind in "biufc"
+    except TypeError:
+        known, kind = False, repr(leaf)
+    if not known:
+        raise ValueError(
+            f"`sweep(run=...)` must return numbers of a type that NumPy has, but {name!r} "
+            f"is {kind}. Cast it, as with `x.astype(jnp.float32)` or "
+            "`jax.random.key_data(key)`."
+        )
+    return array

@@ -3,15 +3,14 @@
 import base64
 import html
 import io
-import json
 import os
-import shutil
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from .owned import building, check_free, replace, stamp
 from .parts import brief
-from .store import beside, check_free, replace
+from .paths import local_path
 from .stored import Stored
 
 if TYPE_CHECKING:
@@ -22,34 +21,32 @@ _STAMP = "provenance.json"
 _GENERATOR = '<meta name="generator" content="jaxflow"/>'
 
 
-def draw(found: Stored, out: Path, overwrite: bool) -> list[str]:
+def draw(found: Stored, out: str | os.PathLike[str], overwrite: bool) -> list[str]:
     """Write all figures and where they come from, whole or not at all; their names.
 
     Raises:
         ValueError: If `out` exists, unless it may be overwritten and holds figures.
     """
+    out = local_path(out)
     check_free(out, overwrite, marker=_STAMP)
     figures = {f"{title}.png": figure for title, figure in found.figures().items()}
-    part = beside(out, "part")
-    part.mkdir(parents=True)
-    try:
+    with building(out) as part:
         for name, figure in figures.items():
             figure.savefig(part / name, dpi=150)
-        (part / _STAMP).write_text(json.dumps(found.origin(), indent=2) + "\n")
-        replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        stamp(part / _STAMP, found.origin(), figures)
+        replace(part, out, marker=_STAMP)
     return list(figures)
 
 
-def write(found: Stored, out: Path, overwrite: bool):
+def write(found: Stored, out: str | os.PathLike[str], overwrite: bool):
     """Write the report, whole or not at all.
 
     Raises:
         ValueError: If `out` exists, unless it may be overwritten and is a report.
     """
+    out = local_path(out)
     if out.exists():
-        if not (out.is_file() and _GENERATOR in out.read_text(errors="replace")):
+        if not (out.is_file() and _is_report(out)):
             raise ValueError(
                 f"{out} must be free, but is something that is not a report. Move it away, "
                 "or choose another path."
@@ -59,13 +56,18 @@ def write(found: Stored, out: Path, overwrite: bool):
                 f"{out} must be free, but is another report. Choose another path, or pass "
                 "`--overwrite`."
             )
-    text, part = page(found), beside(out, "part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    text = page(found)
+    with building(out) as part:
+        (part / "report.html").write_text(text, encoding="utf-8")
+        os.replace(part / "report.html", out)
+
+
+def _is_report(out: Path) -> bool:
+    """Whether a file begins as reports do."""
+    with out.open(encoding="utf-8", errors="replace") as lines:
+        return lines.read(1000).startswith(
+            _PAGE.template.split("$generator")[0] + _GENERATOR
+        )
 
 
 def page(found: Stored) -> str:

@@ -55,9 +55,18 @@ def machine() -> dict[str, Any]:
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """What the sweep is that a path holds."""
+    """What the sweep is that a path holds.
+
+    Raises:
+        ValueError: If the store does not say so.
+    """
     root = json.loads((path / "zarr.json").read_text())
-    return json.loads(root["attributes"]["specification"])
+    try:
+        return json.loads(root["attributes"]["specification"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read: it does not say which sweep it holds ({error!r})."
+        ) from error
 
 
 def check_same(path: Path, specification: Mapping[str, Any]):

@@ -1,7 +1,7 @@
 """What is in a store: figures and tables of any run or sweep, finished or not."""
 
 import json
-from pathlib import Path
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,11 +12,13 @@ import xarray as xr
 from . import catalogue
 from .axes import axis_label
 from .panels import LOST, arrange, at_end, longest_axis, numbers, quantities, status_of
+from .paths import local_path
 from .plots import plot
 from .programs import OWN
+from .seals import CHUNKS
 from .sinks import PENDING
 from .statistics import verdicts
-from .store import CHUNKS, Result, holds_sweep, load
+from .store import Result, holds_sweep, load, open_group
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,19 +114,13 @@ class Stored(NamedTuple):
     def origin(self) -> dict[str, str]:
         """Where the results come from, as far as that was recorded."""
         attrs = self.result.attrs
-        pairs = lambda text, form: ", ".join(
-            form.format(name, _short(value))
-            for name, value in json.loads(text).items()
-            if value not in (None, {}, [])
-        )
-        found = {
-            name: str(attrs[name]) for name in _ORIGIN if attrs.get(name) not in ("", None)
-        }
+        found = {name: str(attrs[name]) for name in _ORIGIN if name in attrs}
+        found = {name: words for name, words in found.items() if words not in ("", "None")}
         for name, form in (("arguments", "{}={}"), ("versions", "{} {}")):
-            if found.get(name, "").startswith("{"):
-                found[name] = pairs(found[name], form)
+            if name in found:
+                found[name] = _pairs(found[name], form)
         if "float64" in found:
-            found["float64"] = "yes" if attrs["float64"] else "no"
+            found["float64"] = {"1": "yes", "0": "no"}.get(found["float64"], "unknown")
         if self.seconds is not None:
             found["seconds"] = f"{self.seconds:.1f}, computing"
         return found
@@ -150,12 +146,13 @@ _ORIGIN = (
 )
 
 
-def read(path: Path) -> Stored:
+def read(path: str | os.PathLike[str]) -> Stored:
     """What is at a path: of `jaxflow run`, of `sweep`, or of `save`.
 
     Raises:
         ValueError: If there is nothing, or something else, or it cannot be read.
     """
+    path = local_path(path)
     if not path.exists():
         raise ValueError(f"There must be results at {path}, but there is nothing.")
     store = path / "results.zarr" if (path / "run.json").is_file() else path
@@ -168,16 +165,19 @@ def read(path: Path) -> Stored:
     try:
         result, chunks, seconds = load(store).load(), None, None
         if holds_sweep(store):
-            group = {"engine": "zarr", "consolidated": False, "group": CHUNKS}
-            with xr.open_dataset(store, **group) as found:
+            with open_group(store, CHUNKS) as found:
                 chunks = int(found.done.sum()), found.sizes["chunk"]
                 seconds = float(found.seconds.sum())
     # Whatever zarr and its codecs say of files that are not theirs.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}.") from error
+        if str(error).startswith(f"{store} cannot be read: "):
+            raise
+        raise ValueError(f"{store} cannot be read: {_first_line(error)}.") from error
     name = result.attrs.get("experiment")
-    known = catalogue.load_experiment(name) if name in catalogue.EXPERIMENTS else None
-    return Stored(path.resolve().name, result, known, chunks, seconds)
+    experiment = None
+    if isinstance(name, str) and name in catalogue.EXPERIMENTS:
+        experiment = catalogue.load_experiment(name)
+    return Stored(path.resolve().name, result, experiment, chunks, seconds)
 
 
 def _first_line(error: Exception) -> str:
@@ -257,6 +257,16 @@ def _values(runs: xr.Dataset, name: str) -> str:
 def _short(value: Any) -> str:
     words = f"{value:.4g}" if isinstance(value, float) else str(value)
     return words if len(words) <= 60 else f"{words[:50]} ... {words[-5:]}"
+
+
+def _pairs(text: str, form: str) -> str:
+    """The entries of an object of JSON in words; what is none stays as it is."""
+    try:
+        pairs = json.loads(text).items()
+    except (ValueError, AttributeError):
+        return text
+    some = ((name, value) for name, value in pairs if value not in (None, {}, []))
+    return ", ".join(form.format(name, _short(value)) for name, value in some)
 
 
 def _without_empty(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:

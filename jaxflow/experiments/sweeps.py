@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ..dynamics import Status, Trajectory
 from .chunks import compute, diverged
 from .grid import Grid, Point, rectangle
+from .paths import local_path
 from .programs import OWN, Program, Work
-from .sinks import Sink, check_path, in_memory, on_disk, variables
+from .sinks import Sink, check_path, forget_damaged, in_memory, on_disk, variables
 from .specification import check_same, specify, stored
 from .store import holds_sweep, load
 
@@ -33,7 +35,7 @@ def sweep(
     axes: Mapping[str, Any] | None = None,
     loop: Mapping[str, Any] | None = None,
     chunk: int | None = None,
-    path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     client: Any = None,
     progress: Callable[[str], Any] | None = None,
 ) -> xr.Dataset:
@@ -49,10 +51,11 @@ def sweep(
 
     With a `path` each chunk is stored as soon as it is done, and `load` reads what is
     there. Should the process be killed, the disk be full or a worker be lost, then the same
-    call goes on from there; results are the same, bit for bit, however often that happens
-    and however many devices or workers there are. Several processes may make the same call
-    at the same time. A path is of one sweep: it is refused if anything that matters for the
-    results has changed, such as the data, the code of `run` or the version of JAX.
+    call goes on from there, and computes chunks again whose files are missing or damaged;
+    results are the same, bit for bit, however often that happens and however many devices
+    or workers there are. Several processes may make the same call at the same time. A path
+    is of one sweep: it is refused if anything that matters for the results has changed,
+    such as the data, the code of `run` or the version of JAX.
 
     Args:
         run: A function of a key and of the axes by name, made of JAX operations. It returns
@@ -66,7 +69,8 @@ def sweep(
         chunk: Members that are computed together, at most. Results depend on it in their
             last digits. Defaults to what is estimated to fit into 256 MiB, up to 256 and an
             eighth of a small grid. A store that is there keeps its own.
-        path: A directory for a zarr store. Without one, results are in memory.
+        path: A directory for a zarr store. Without one, results are in memory. `~` is the
+            home directory; URLs are refused, and all else is taken literally.
         client: A `distributed.Client`, whose workers then compute and write the chunks.
             Needs a `path` that they all see, and `pip install 'jaxflow[dask]'`.
         progress: Called with a line of text after chunks, at most every two seconds.
@@ -87,7 +91,7 @@ def sweep(
         RuntimeError: If a member fails, as with `throw=True`; or if chunks always kill the
             worker that computes them, when all others are in the store.
     """
-    path = None if path is None else Path(path)
+    path = None if path is None else local_path(path)
     axes, loop = _check_axes(axes or {}), _check_loop(loop or {})
     _check_names(run, axes, loop)
     _check_options(seeds, chunk, path, client)
@@ -104,6 +108,9 @@ def sweep(
     with _writing(path):
         sink = on_disk(path, work.grid, arrays, specification)
         check_same(path, specification)
+        damaged = forget_damaged(path, work.grid, arrays)
+    if damaged and progress is not None:
+        progress(f"{damaged} chunks were done but are damaged, and are computed again")
     if client is None:
         steps = compute(work.grid, programs.__getitem__, sink)
     else:
@@ -240,11 +247,19 @@ def _check_names(run, axes, loop):
         raise ValueError(f"`sweep` must find {both} in `axes` or in `loop`, not in both.")
     if clash := sorted({"seed", "record", *OWN} & {*names}):
         raise ValueError(f"`sweep` names {clash} itself. Rename that axis.")
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"`sweep` must have texts for names of axes, but has {odd}.")
     try:
-        parameters = list(inspect.signature(run).parameters.values())[1:]
+        parameters = list(inspect.signature(run).parameters.values())
     except (TypeError, ValueError):
         return  # Not every callable has one.
+    first, parameters = parameters[:1], parameters[1:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if first[0].kind is first[0].POSITIONAL_OR_KEYWORD and first[0].name in names:
+            raise ValueError(
+                f"`sweep` passes a key as {first[0].name!r}, the first argument of `run`, "
+                "so that no axis can have that name. Rename that axis."
+            )
         return
     parameters = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
     known = [parameter.name for parameter in parameters]
@@ -267,7 +282,13 @@ def _check_names(run, axes, loop):
 
 def _check_options(seeds, chunk, path, client):
     for name, number in (("seeds", seeds), ("chunk", chunk)):
-        if number is not None and number < 1:
+        if number is None:
+            continue
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(
+                f"`sweep({name}=...)` must be a whole number, but is {number!r}."
+            )
+        if number < 1:
             raise ValueError(f"`sweep({name}=...)` must be positive, but is {number}.")
     if client is None:
         return

@@ -15,6 +15,7 @@ import time
 import dask
 import diffrax as dfx
 import distributed
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -141,6 +142,46 @@ def flows(path, cache):
 
     axes = {"scale": [0.3, 0.5, 1.0]}
     jf.sweep(flow, key=jr.key(3), seeds=5, axes=axes, chunk=2, path=path)
+
+
+def sharded(path, cache):
+    """Sweeps whose data are spread over the devices, beside the same data on the host."""
+    settings(cache)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+    spread = lambda a: jax.device_put(a, jax.sharding.NamedSharding(mesh, spec))
+    x, y = np.arange(24.0).reshape(8, 3) / 24, np.arange(8.0)[:, None]
+    keys = np.asarray(jr.key_data(jr.split(jr.key(7))))
+
+    def results(x, y, keys, s):
+        options = {"key": jr.key(3), "seeds": 2, "chunk": 2, "axes": {"s": s}}
+        go = lambda run, **more: jf.sweep(run, **options, **more)
+        loss = jf.MeanSquaredError(x, y)
+        start = lambda key, s: jf.init.gaussian((3, 3, 1), scale=s, key=key)
+        descend = lambda key, s: jf.gradient_descent(loss, start(key, s), 5, step_size=s)
+        keyed = jr.wrap_key_data(keys)
+        return {
+            "closure": go(lambda key, s: {"v": s * jnp.sum(jnp.sin(x))}),
+            "matrix": go(lambda key, s: {"v": s * (x.T @ x) + jr.normal(key)}),
+            "partial": go(eqx.Partial(lambda x, key, s: {"v": s * x}, x)),
+            "scan": go(lambda key, s: {"v": jax.lax.map(lambda row: s * row, x)}),
+            "loop": go(lambda key, s, d: {"v": s * d}, loop={"d": {"y": y, "-y": -y}}),
+            "keys": go(lambda key, s: {"v": s * jr.key_data(keyed).astype(float)}),
+            "descent": go(descend),
+        }
+
+    s = np.array([0.01, 0.02, 0.03, 0.04])
+    host = results(x, y, keys, s)
+    for name, runs in results(spread(x), spread(y), spread(keys), spread(s)).items():
+        xr.testing.assert_allclose(runs, host[name], rtol=1e-12)
+        say(name)
+    slope = jax.grad(lambda w, x: jnp.sum((x @ w) ** 2))
+    there = spread(x)
+    try:
+        run = lambda key, s: {"v": slope(s * jnp.ones(3), there)}
+        jf.sweep(run, key=jr.key(0), seeds=2, axes={"s": s})
+    except ValueError as error:
+        say(error)
 
 
 def say(words):

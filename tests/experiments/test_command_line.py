@@ -1,6 +1,7 @@
 """The command line: answers at once, refuses before it runs, and stores what it ran."""
 
 import functools as ft
+import inspect
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.experiments import flat_minima, sweeps
+from jaxflow.experiments import catalogue, flat_minima, sweeps
+from jaxflow.experiments.owned import stamp
 
 SMALL = (
     "run flat-minima --data paper --quick --depth 2 --steps 200 --seeds 2 --scales 0.3 "
@@ -120,11 +122,49 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, w
     assert not list(tmp_path.iterdir())
 
 
+WHOLE = [
+    (name, option.name.replace("_", "-"))
+    for name in catalogue.EXPERIMENTS
+    for option in inspect.signature(catalogue.load_experiment(name).run).parameters.values()
+    if "int" in str(option.annotation)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), WHOLE, ids=map(" ".join, WHOLE))
+def test_whole_numbers_are_whole(tmp_path, monkeypatch, capsys, name, option):
+    experiment = catalogue.load_experiment(name)
+    run = ft.wraps(experiment.run)(lambda **_: pytest.fail("it ran"))
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("1.5", "1e23", "nan", "inf", "2147483648", "0x", "2.0000000000000000001"):
+        assert call(f"run {name} --{option} {wrong}") == 2
+        printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+        assert f"`--{option}` must be a whole number below 2147483648" in printed
+        assert f"but is {wrong}." in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_number_may_be_written_in_any_way(instead, tmp_path, tree):
+    seen = []
+    instead(lambda: seen.append(1) or tree.copy())
+    assert call(f"{SMALL.replace('200', '2e2')} --seed 7.0 --out {tmp_path}/out") == 0
+    arguments = json.loads(
+        json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]
+    )
+    assert (arguments["steps"], arguments["seed"]) == (200, 7)
+    assert seen
+
+
 @pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize(
     ("file", "flags", "fact"),
     [
-        ("out/run.json", "", "another result"),
+        ("out/run.json", "", "not a result"),
+        ("out/run.json", "--overwrite", "not a result"),
+        ("out.unfinished/thesis.txt", "", "not a result"),
+        ("out.unfinished/thesis.txt", "--overwrite", "not a result"),
+        ("out.unfinished/unfinished.json", "", "not a result"),
+        ("out.unfinished/unfinished.json", "--overwrite", "not a result"),
         ("out/thesis.txt", "", "not a result"),
         ("out/thesis.txt", "--overwrite", "not a result"),
         ("out", "--overwrite", "not a result"),
@@ -151,7 +191,7 @@ def test_results_go_by_the_names_of_experiment_and_data(
     tmp_path, monkeypatch, capsys, data
 ):
     (tmp_path / "results" / "flat-minima-diabetes").mkdir(parents=True)
-    (tmp_path / "results" / "flat-minima-diabetes" / "run.json").write_text("")
+    stamp(tmp_path / "results" / "flat-minima-diabetes" / "run.json", {}, [])
     monkeypatch.chdir(tmp_path)
     assert call(f"run flat-minima {data}") == 2
     assert "results/flat-minima-diabetes must be free" in capsys.readouterr().err
@@ -161,7 +201,7 @@ def test_a_run_that_fails_leaves_the_old_one(tmp_path, instead, monkeypatch, tre
     instead(tree.copy)
     monkeypatch.setattr(flat_minima, "figures", lambda tree: [][1])
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "run.json").write_text("before")
+    stamp(tmp_path / "out" / "run.json", {}, [])
     with pytest.raises(IndexError):
         call(f"{SMALL} --out {tmp_path}/out --overwrite")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "run.json"]
@@ -170,8 +210,8 @@ def test_a_run_that_fails_leaves_the_old_one(tmp_path, instead, monkeypatch, tre
 def test_a_run_takes_the_place_of_another_when_asked(tmp_path, instead, tree):
     instead(tree.copy)
     (tmp_path / "out").mkdir()
-    for name in ("run.json", "old.png"):
-        (tmp_path / "out" / name).write_text("before")
+    stamp(tmp_path / "out" / "run.json", {}, ["old.png"])
+    (tmp_path / "out" / "old.png").write_text("before")
     assert call(f"{SMALL} --out {tmp_path}/out --overwrite --seed 7") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "old.png").exists()
@@ -187,11 +227,14 @@ def test_a_run_leaves_results_a_table_a_stamp_and_five_figures(finished):
 
 
 def test_a_stamp_says_where_the_run_came_from(finished, tree):
-    stamp = json.loads((finished / "run.json").read_text())
-    assert stamp.items() <= tree.attrs.items()
-    assert {"experiment", "device", "commit", "created", "seconds"} <= stamp.keys()
-    assert json.loads(stamp["arguments"])["step_sizes"] == [0.02, 0.3]
-    assert {"jax", "jaxflow", "python"} <= json.loads(stamp["versions"]).keys()
+    found = json.loads((finished / "run.json").read_text())
+    assert {*found.pop("jaxflow")["holds"], "run.json"} == {
+        path.name for path in finished.iterdir()
+    }
+    assert found.items() <= tree.attrs.items()
+    assert {"experiment", "device", "commit", "created", "seconds"} <= found.keys()
+    assert json.loads(found["arguments"])["step_sizes"] == [0.02, 0.3]
+    assert {"jax", "jaxflow", "python"} <= json.loads(found["versions"]).keys()
 
 
 def test_axes_have_names(tree, check_axes):

@@ -85,6 +85,12 @@ def test_two_devices_compute_the_same_flows_as_one(call, tmp_path):
     assert same(tmp_path / "2", jf.load(tmp_path / "1").load())
 
 
+def test_data_that_are_sharded_give_the_results_of_those_that_are_not(call, tmp_path):
+    *names, error = call("sharded", tmp_path / "none", devices=2)
+    assert len(names) == 7
+    assert error.startswith("`sweep(run=...)` must hold data that fit on one device")
+
+
 def test_a_sweep_that_was_interrupted_goes_on(start, call, tmp_path, whole):
     process = start("finish", tmp_path / "runs")
     process.stdout.readline()

@@ -150,6 +150,7 @@ def test_figures_are_written_with_where_they_come_from(done, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"values.png", "provenance.json"}
     stamp = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert stamp.pop("jaxflow")["holds"] == ["values.png"]
     assert stamp == found.origin()
 
 

@@ -1,6 +1,8 @@
 """Results on disk: whole or not at all, and never in the place of something else."""
 
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -94,8 +96,7 @@ def test_what_is_no_result_is_never_overwritten(tmp_path, name):
 
 def write_half(self, store, **options):
     del self, options
-    store.mkdir()
-    (store / "half").write_text("")
+    (store.root / "half").write_text("")
     raise OSError("disk full")
 
 
@@ -125,3 +126,120 @@ def test_a_write_that_fails_leaves_the_old_result(tmp_path, monkeypatch, name, f
 def test_there_is_nothing_to_load_where_nothing_was_saved(tmp_path):
     with pytest.raises(ValueError, match="must be a stored result"):
         jf.load(tmp_path / "runs")
+
+
+def encoded(name, **encoding):
+    """A dataset as it comes from a file that stores numbers in fewer bits."""
+    runs = xr.Dataset(
+        {
+            "loss": ("x", [0.123456789, -1.0, 70000.5, np.nan]),
+            "count": ("x", np.array([3, -1, 2**40, 7])),
+        },
+        coords={"x": [0.25, 1.0, 2.5, 1e9]},
+    )
+    runs[name].encoding = encoding
+    return runs
+
+
+STALE = {
+    "a type": encoded("loss", dtype="float32"),
+    "a whole type": encoded("loss", dtype="int16", _FillValue=-1),
+    "a scale": encoded("loss", dtype="int32", scale_factor=0.1, add_offset=5.0),
+    "a number for none": encoded("count", _FillValue=7),
+    "another number for none": encoded("loss", missing_value=-1.0),
+    "chunks": encoded("loss", chunks=(3,), preferred_chunks={"x": 3}),
+    "codecs": encoded("count", compressors=(), filters=()),
+    "the type of an axis": encoded("x", dtype="float16"),
+    "units of time": encoded("loss", units="days since 1900-01-01"),
+    "coordinates": encoded("loss", coordinates="count"),
+}
+
+
+@pytest.mark.parametrize("runs", STALE.values(), ids=STALE)
+@pytest.mark.parametrize("tree", [False, True], ids=["dataset", "tree"])
+def test_encodings_of_other_files_change_nothing(tmp_path, runs, tree):
+    saved = xr.DataTree.from_dict({"part": runs}) if tree else runs
+    loaded = jf.load(jf.save(saved, tmp_path / "runs"))
+    loaded = loaded["part"].to_dataset() if tree else loaded
+    xr.testing.assert_identical(loaded.load(), runs)
+    assert {n: v.dtype for n, v in loaded.variables.items()} == {
+        n: v.dtype for n, v in runs.variables.items()
+    }
+    with xr.open_datatree(tmp_path / "runs", engine="zarr", consolidated=False) as found:
+        raw = found["part"] if tree else found
+        xr.testing.assert_equal(raw.to_dataset(inherit=False).load(), runs)
+
+
+def of(values, **attrs):
+    return xr.Dataset({"a": ("x", values, attrs)})
+
+
+TEXTS = np.array(["é", "", "a\nb", "x" * 300, "\0", "b\0"], object)
+HELD = {
+    "texts": of(TEXTS),
+    "texts of one length": of(np.array(["a", "b"])),
+    "texts of any length": of(np.array(["a", "bcd"], np.dtypes.StringDType())),
+    "two axes of texts": xr.Dataset({"a": (("x", "y"), [["a", "b"], ["c", "d"]])}),
+    "times": of(np.array(["2024-01-01", "NaT", "2262-01-01"], "datetime64[ns]")),
+    "durations": of(np.array([1, 2, 3], "timedelta64[s]")),
+    "half": of(np.array([1, np.nan], np.float16)),
+    "complex": of([1j, np.nan]),
+    "complex64": of(np.array([1j], np.complex64)),
+    "flags": of([True, False]),
+    "bytes of numbers": of(np.array([0, 255], np.uint8)),
+    "another order": of(np.array([1.5, 2.5], ">f8")),
+    "all fill": of(np.zeros(5)),
+    "nothing": of(np.zeros(0)),
+    "nan": of([np.nan] * 3),
+    "infinity and zeros": of([np.inf, -np.inf, -0.0, 5e-324]),
+    "whole numbers": of(np.array([2**63 - 1, -(2**63)])),
+    "one number": xr.Dataset({"a": 1.5}),
+    "no variables": xr.Dataset(attrs={"note": "only this"}),
+    "an index of texts": xr.Dataset(coords={"x": ["a", "b"]}),
+    "units": of([1.0], units="metres", long_name="a length"),
+    "names": xr.Dataset({"c": 1.0, "perte d'été %": 2.0, "C": 3.0, "__x": 4.0}),
+}
+
+
+@pytest.mark.parametrize("runs", HELD.values(), ids=HELD)
+def test_whatever_is_stored_is_read_back_equal(tmp_path, runs):
+    loaded = jf.load(jf.save(runs, tmp_path / "runs")).load()
+    xr.testing.assert_identical(loaded, runs)
+    for name, variable in runs.variables.items():
+        if variable.dtype.kind in "biufc":
+            assert loaded[name].dtype == variable.dtype.newbyteorder("=")
+            bits = (np.asarray(v.values, v.dtype) for v in (loaded[name], variable))
+            np.testing.assert_array_equal(*(np.signbit(b.real) for b in bits))
+
+
+REFUSED = {
+    "bytes": of(np.array([b"a", b"b"])),
+    "bytes of any length": of(np.array([b"abc", b"d"])),
+    "kinds together": of(np.array([1, "a"], object)),
+    "texts and nan": of(np.array(["a", np.nan], object)),
+    "texts and none": of(np.array(["a", None], object)),
+    "objects": of(np.array([{}, []], object)),
+    "bfloat16": of(jnp.ones(2, jnp.bfloat16)),
+    "records": of(np.zeros(2, [("a", "f8")])),
+    "a scale as an attribute": of([1.0, 2.0], scale_factor=3.0),
+    "times as an attribute": of([1, 2], units="days since 2000-01-01"),
+    "a number for none as an attribute": of([1.0, 2.0], missing_value=2.0),
+    "an attribute of ours": xr.Dataset({"a": 1.0}, attrs={"jaxflow": "mine"}),
+    "an attribute that is no JSON": xr.Dataset({"a": 1.0}, attrs={"f": print}),
+    "no name": xr.Dataset({"": 1.0}),
+    "a dot": xr.Dataset({".": 1.0}),
+    "a path": xr.Dataset({"a/b": 1.0}),
+    "the name of a file": xr.Dataset({"zarr.json": 1.0}),
+    "several indices": xr.Dataset(
+        coords=xr.Coordinates.from_pandas_multiindex(
+            pd.MultiIndex.from_product([[1, 2], ["a", "b"]]), "x"
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("runs", REFUSED.values(), ids=REFUSED)
+def test_what_would_not_be_read_back_equal_is_refused(tmp_path, runs):
+    with pytest.raises(ValueError, match=r"`save` (cannot store|stores)"):
+        jf.save(runs, tmp_path / "runs")
+    assert not list(tmp_path.iterdir())
