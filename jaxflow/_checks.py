@@ -28,7 +28,8 @@ class Must(NamedTuple):
 REAL = Must("be real", lambda x: True)
 FINITE = Must("be finite", np.isfinite)
 POSITIVE = Must("be positive", lambda x: (x > 0) & np.isfinite(x))
-NOT_NEGATIVE = Must("be finite and not negative", lambda x: (x >= 0) & np.isfinite(x))
+SHARE = Must("be at least 0 and below 1", lambda x: (x >= 0) & (x < 1))
+NOT_NEGATIVE = Must("not be negative", lambda x: (x >= 0) & np.isfinite(x))
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -57,6 +58,19 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
             wanted = f"be between {least} and {most}"
         raise ValueError(f"`{name}` must {wanted}, but is {number}.")
     return number
+
+
+def number(name: str, value: Any, must: Must = FINITE) -> float:
+    """A real number that meets a condition, known while tracing.
+
+    Raises:
+        TypeError: If it is no real number, or traced.
+        ValueError: If it does not meet the condition.
+    """
+    if isinstance(value, Tracer):
+        raise TypeError(f"`{name}` must be known while tracing, but is traced.")
+    real(name, value, must)
+    return float(value)
 
 
 def widths(name: str, values: Any, layers: int = 0) -> tuple[int, ...]:
@@ -97,8 +111,10 @@ def real(
         known = np.asarray(given)  # While tracing, JAX would trace the comparison.
         good = np.broadcast_to(must.holds(known), known.shape)
         if not good.all():
-            given = known if known.ndim == 0 else f"{known[~good][0]} somewhere"
-            raise ValueError(f"`{name}` must {must.what}, but is {given}.")
+            bad = known[~good][0]
+            what = "be finite" if np.isinf(bad) else must.what
+            where = "" if known.ndim == 0 else " somewhere"
+            raise ValueError(f"`{name}` must {what}, but is {bad}{where}.")
     return array if dtype is None else array.astype(dtype)
 
 
@@ -143,6 +159,59 @@ def _read(name, values, *, half=False) -> tuple[Array, Any]:
     array = jnp.asarray(given)
     array = array if floating else array.astype(jnp.result_type(float))
     return array, None if traced else given
+
+
+def weights(name: str, network: Any) -> list[Array]:
+    """The arrays of a network, all of floating point and of a precision that is known.
+
+    Args:
+        name: That of the function which is given the `network`.
+        network: Any tree.
+
+    Raises:
+        TypeError: If they are complex, of half precision or whole numbers.
+        ValueError: If there are none.
+    """
+    every = jax.tree.leaves(network)
+    leaves = [leaf for leaf in every if isinstance(leaf, Array)]
+    if any(isinstance(leaf, np.ndarray) for leaf in every):
+        raise TypeError(
+            f"`{name}(network=...)` must be made of JAX's arrays, but holds NumPy's. Pass "
+            "`jax.tree.map(jnp.asarray, network)`."
+        )
+    if not leaves:
+        way = (
+            f" The loss comes first: `{name}(loss, network)`." if callable(network) else ""
+        )
+        raise ValueError(
+            f"`{name}(network=...)` must be made of floating-point arrays, but holds none: "
+            f"it is {brief(network)}.{way}"
+        )
+    for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
+        precision(f"{name}(network=...)", dtype)
+    return leaves
+
+
+def precision(name: str, dtype: Any) -> None:
+    """Whether it is that of float32 or float64."""
+    if dtype in (jnp.float32, jnp.float64):
+        return
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`{name}` must be real, but holds numbers of {dtype.name}. Split them into "
+            "their real and imaginary parts, and let the loss put them together."
+        )
+    if jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be in float32 or float64, but holds {dtype.name}, whose "
+            "rounding would hide what is measured. Cast it to float32: "
+            "`jax.tree.map(lambda w: w.astype(jnp.float32), network)`."
+        )
+    raise TypeError(
+        f"`{name}` must be made of floating-point arrays, but holds {dtype}. Cast weights; "
+        "make whole numbers static fields, `equinox.field(static=True)`, or close over "
+        "them."
+    )
 
 
 def seed(name: str, value: Any) -> PRNGKeyArray:

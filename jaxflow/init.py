@@ -41,7 +41,8 @@ def draw(
         ValueError: If `widths` names no layer, or a width is not positive.
     """
     widths = _check_widths("draw", widths)
-    _checks.function("init.draw(initializer=...)", initializer, "a key, a shape and a dtype")
+    what = "a key, a shape and a dtype"
+    _checks.function("init.draw(initializer=...)", initializer, what)
     dtype = jnp.result_type(float)
     keys = jr.split(_check_key("draw", key), len(widths) - 1)
     # JAX's initialisers multiply from the right, and count inputs along the first axis.
@@ -349,8 +350,9 @@ def committee(
     key = _check_key("committee", key)
     if tree and inputs % hidden:
         raise ValueError(
-            "`init.committee(inputs=...)` must be a multiple of `hidden` for a tree, but is "
-            f"{inputs} for {hidden} units. The next is {hidden * (inputs // hidden + 1)}."
+            "`init.committee(inputs=...)` must be a multiple of `hidden` for a tree, but "
+            f"is {inputs} for {hidden} units. The next is "
+            f"{hidden * (inputs // hidden + 1)}."
         )
     n = inputs // hidden if tree else inputs
     drawn = jr.normal(key, (hidden, n))

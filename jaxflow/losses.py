@@ -246,7 +246,9 @@ class Regression(AbstractLoss):
 
     def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
         gap = outputs - self.target
-        return jnp.sum((gap @ self.covariance) * gap)
+        square = jnp.sum((gap @ self.covariance) * gap)
+        # Of fewer samples than inputs rounding can make it negative; slopes stay.
+        return square + jax.lax.stop_gradient(jnp.maximum(-square, 0))
 
     def least_excess(self, network: PyTree) -> Scalar | None:
         r"""That of the best map of the rank that fits through the narrowest layer.
@@ -302,6 +304,14 @@ def needs_regression(name: str, problem: Any, *, readout: bool = True) -> None:
             f"`{name}` must have no readout, but has one of shape "
             f"{problem.readout.shape}. Train it as a last layer."
         )
+
+
+def needs_linear(name: str, network: Any, problem: Regression | None = None) -> None:
+    """Whether a network is a `DeepLinear` of real numbers, and fits a problem."""
+    _checks.kind(f"{name}(network=...)", network, DeepLinear)
+    _checks.weights(name, network)
+    if problem is not None:
+        jax.eval_shape(problem.linear_map, network)  # Raises if they do not fit.
 
 
 def each(network: PyTree, x: Float[Array, "samples in"]) -> Array:
@@ -571,7 +581,9 @@ class NoisyNeurons(AbstractLoss):
     """
 
     regression: Regression
-    variance: Float[Array, "..."] = eqx.field(converter=strengths("NoisyNeurons(variance=...)"))
+    variance: Float[Array, "..."] = eqx.field(
+        converter=strengths("NoisyNeurons(variance=...)")
+    )
 
     def __check_init__(self):
         needs_regression("NoisyNeurons(regression=...)", self.regression)
@@ -623,7 +635,9 @@ class SampledNeurons(AbstractLoss):
     """
 
     error: MeanSquaredError
-    variance: Float[Array, "..."] = eqx.field(converter=strengths("SampledNeurons(variance=...)"))
+    variance: Float[Array, "..."] = eqx.field(
+        converter=strengths("SampledNeurons(variance=...)")
+    )
     key: PRNGKeyArray
     draws: int = eqx.field(
         static=True,
@@ -674,7 +688,9 @@ class WeightDecay(AbstractLoss):
             layer.
     """
 
-    strength: Float[Array, "..."] = eqx.field(converter=strengths("WeightDecay(strength=...)"))
+    strength: Float[Array, "..."] = eqx.field(
+        converter=strengths("WeightDecay(strength=...)")
+    )
 
     def __check_init__(self):
         per_layer(self.strength, self.strength.size, "WeightDecay(strength=...)")

@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree, Scalar
 
 from . import _checks
@@ -70,12 +69,12 @@ def parts(name: str, loss: Any, network: Any) -> tuple[AbstractLoss, PyTree[Arra
         ValueError: If there are no weights, or they are not of the precision of the loss;
             if the loss is not a scalar function of the network.
     """
-    leaves = check_weights(name, network)
+    leaves = _checks.weights(name, network)
     kinds = {leaf.dtype for leaf in leaves}
     data = {d.dtype for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
     if len(data | kinds) > 1:
         for dtype in sorted(data - kinds, key=str):
-            _check_precision(f"{name}(loss=...)", dtype)
+            _checks.precision(f"{name}(loss=...)", dtype)
         raise ValueError(
             f"`{name}` needs one precision throughout, but the network is in "
             f"{_names(kinds)} and the loss in {_names(data)}. Build both after "
@@ -87,53 +86,6 @@ def parts(name: str, loss: Any, network: Any) -> tuple[AbstractLoss, PyTree[Arra
         return loss, network
     weights, rest = _split(network, eqx.is_inexact_array)
     return Completed(loss=loss, rest=rest), weights  # pyright: ignore
-
-
-def check_weights(name: str, network: Any) -> list[Array]:
-    """The arrays of a network, all of floating point and of a precision that is known.
-
-    Raises:
-        TypeError: If they are complex, of half precision or whole numbers.
-        ValueError: If there are none.
-    """
-    every = jax.tree.leaves(network)
-    leaves = [leaf for leaf in every if eqx.is_array(leaf)]
-    if any(isinstance(leaf, np.ndarray) for leaf in every):
-        raise TypeError(
-            f"`{name}(network=...)` must be made of JAX's arrays, but holds NumPy's. Pass "
-            "`jax.tree.map(jnp.asarray, network)`."
-        )
-    if not leaves:
-        swapped = callable(network) or isinstance(network, AbstractLoss)
-        way = f" The loss comes first: `{name}(loss, network)`." if swapped else ""
-        raise ValueError(
-            f"`{name}(network=...)` must be made of floating-point arrays, but holds none: "
-            f"it is {_checks.brief(network)}.{way}"
-        )
-    for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
-        _check_precision(f"{name}(network=...)", dtype)
-    return leaves
-
-
-def _check_precision(name, dtype):
-    if dtype in (jnp.float32, jnp.float64):
-        return
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(
-            f"`{name}` must be real, but holds numbers of {dtype.name}. Split them into "
-            "their real and imaginary parts, and let the loss put them together."
-        )
-    if jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"`{name}` must be in float32 or float64, but holds {dtype.name}, whose "
-            "rounding would hide what is measured. Cast it to float32: "
-            "`jax.tree.map(lambda w: w.astype(jnp.float32), network)`."
-        )
-    raise TypeError(
-        f"`{name}` must be made of floating-point arrays, but holds {dtype}. Cast weights; "
-        "make whole numbers static fields, `equinox.field(static=True)`, or close over "
-        "them."
-    )
 
 
 def _names(dtypes):
@@ -181,7 +133,7 @@ def _checked(name: str, function: Any, network: Any) -> AbstractLoss:
         )
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
-        _check_precision(f"{name}(loss=...)", dtype)
+        _checks.precision(f"{name}(loss=...)", dtype)
     if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         given = type(found).__name__ if shape is None else f"an array of {dtype}"
         raise ValueError(

@@ -5,14 +5,12 @@ import functools as ft
 import itertools as it
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar, ScalarLike
 
 from . import _checks
@@ -543,7 +541,8 @@ class StochasticNeurons(eqx.Module):
 
     def __check_init__(self):
         _checks.kind("StochasticNeurons(network=...)", self.network, AbstractLayered)
-        _checks.function("StochasticNeurons(factors=...)", self.factors, "a key and a shape")
+        what = "a key, a shape and a variance"
+        _checks.function("StochasticNeurons(factors=...)", self.factors, what)
         per_layer(self.variance, self.network.depth - 1, "StochasticNeurons(variance=...)")
 
     def __call__(self, x: Float[Array, " in"], key: PRNGKeyArray) -> Float[Array, " out"]:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
+from .. import _checks
 from ..losses import AbstractLoss, Regression, Sum
 from ..modules import of_modules
 
@@ -38,4 +39,5 @@ def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
             f"{len(problems)} in `{type(loss).__name__}`. Build it with `regression(x, y)`."
         )
     [problem] = problems
+    _checks.weights("distance", network)
     return jnp.linalg.norm(problem.linear_map(network) - problem.target)
