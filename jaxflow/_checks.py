@@ -32,7 +32,11 @@ SHARE = Must("be at least 0 and below 1", lambda x: (x >= 0) & (x < 1))
 NOT_NEGATIVE = Must("not be negative", lambda x: (x >= 0) & np.isfinite(x))
 
 
-def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+# What arrays can count.
+MOST = 2**31 - 1
+
+
+def whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
     """A whole number in a range, known while tracing.
 
     Raises:
@@ -52,9 +56,9 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
         raise TypeError(
             f"`{name}` must be a whole number, but is {brief(value)}."
         ) from None
-    if number < least or (most is not None and number > most):
+    if not least <= number <= most:
         wanted = {0: "not be negative", 1: "be positive"}.get(least, f"be at least {least}")
-        if most is not None:
+        if most != MOST or number > most:
             wanted = f"be between {least} and {most}"
         raise ValueError(f"`{name}` must {wanted}, but is {number}.")
     return number
@@ -184,8 +188,8 @@ def weights(name: str, network: Any) -> list[Array]:
             f" The loss comes first: `{name}(loss, network)`." if callable(network) else ""
         )
         raise ValueError(
-            f"`{name}(network=...)` must be made of floating-point arrays, but holds none: "
-            f"it is {brief(network)}.{way}"
+            f"`{name}(network=...)` must be made of floating-point arrays, but holds no "
+            f"arrays: it is {brief(network)}.{way}"
         )
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
         precision(f"{name}(network=...)", dtype)

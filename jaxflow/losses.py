@@ -34,13 +34,15 @@ from .networks import (
     StochasticNeurons,
     chain,
     gaussian_factors,
+    optional_array,
     per_layer,
+    real_array,
     strengths,
 )
 
 
-def _positive(name):
-    return lambda value: _checks.whole(name, value)
+def _draws(count: int) -> int:
+    return _checks.whole("SampledNeurons(draws=...)", count)
 
 
 class AbstractLoss(eqx.Module):
@@ -213,15 +215,18 @@ class Regression(AbstractLoss):
         readout: The fixed map $P$ after the last layer; none means the identity.
     """
 
-    target: Float[Array, "out in"]
-    covariance: Float[Array, "in in"]
-    floor: Float[Array, ""]
-    readout: Float[Array, "out hidden"] | None = None
+    target: Float[Array, "out in"] = eqx.field(
+        converter=real_array("Regression(target=...)")
+    )
+    covariance: Float[Array, "in in"] = eqx.field(
+        converter=real_array("Regression(covariance=...)")
+    )
+    floor: Float[Array, ""] = eqx.field(converter=real_array("Regression(floor=...)"))
+    readout: Float[Array, "out hidden"] | None = eqx.field(
+        default=None, converter=optional_array("Regression(readout=...)")
+    )
 
     def __check_init__(self):
-        for what in ("target", "covariance", "floor", "readout"):
-            if getattr(self, what) is not None or what != "readout":
-                _checks.numbers(f"Regression({what}=...)", getattr(self, what))
         shapes = [jnp.shape(leaf) for leaf in (self.target, self.covariance, self.floor)]
         target, covariance, floor = shapes
         if len(target) != 2 or covariance != (target[1],) * 2 or floor:
@@ -642,7 +647,7 @@ class SampledNeurons(AbstractLoss):
     draws: int = eqx.field(
         static=True,
         default=1,
-        converter=_positive("SampledNeurons(draws=...)"),
+        converter=_draws,
     )
     factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
 

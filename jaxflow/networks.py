@@ -17,29 +17,43 @@ from . import _checks
 
 
 def _arrays(name: str):
-    """Lists and NumPy arrays as what a network is made of; others as they are."""
+    """Layers as a tuple of real arrays, also from lists and NumPy."""
 
-    def convert(weights):
+    def convert(weights: Sequence[ArrayLike]):
         if not isinstance(weights, tuple | list):
             raise TypeError(
                 f"`{name}` must be a tuple of arrays, but is {_checks.brief(weights)}."
             )
-        return tuple(_array(f"{name}[{k}]")(weight) for k, weight in enumerate(weights))
+        return tuple(_as_array(f"{name}[{k}]", weight) for k, weight in enumerate(weights))
 
     return convert
 
 
-def _array(name: str):
-    def convert(weight):
-        if isinstance(weight, Array | jax.ShapeDtypeStruct) or weight is None:
-            return weight
-        return _checks.numbers(name, weight)
+def real_array(name: str):
+    """A real array, also from lists and NumPy."""
+
+    def convert(array: ArrayLike):
+        return _as_array(name, array)
 
     return convert
+
+
+def optional_array(name: str):
+    """The same, or none."""
+
+    def convert(array: ArrayLike | None):
+        return None if array is None else _as_array(name, array)
+
+    return convert
+
+
+def _as_array(name, array):
+    abstract = isinstance(array, jax.ShapeDtypeStruct)
+    return array if abstract else _checks.numbers(name, array)
 
 
 def _activation(name: str):
-    def convert(activation):
+    def convert(activation: Callable[[Array], Array]):
         _checks.function(name, activation, "one number")
         return activation
 
@@ -49,7 +63,7 @@ def _activation(name: str):
 def strengths(name: str):
     """Numbers of the default precision, of which `per_layer` says whether they fit."""
 
-    def convert(values):
+    def convert(values: ArrayLike):
         return _checks.real(name, values, _checks.REAL, dtype=float, ndim=None)
 
     return convert
@@ -246,10 +260,10 @@ class DiagonalLinear(eqx.Module):
     """
 
     positive: Float[Array, "layers in"] = eqx.field(
-        converter=_array("DiagonalLinear(positive=...)")
+        converter=real_array("DiagonalLinear(positive=...)")
     )
     negative: Float[Array, "_ _"] | None = eqx.field(
-        default=None, converter=_array("DiagonalLinear(negative=...)")
+        default=None, converter=optional_array("DiagonalLinear(negative=...)")
     )
     power: int = eqx.field(static=True, default=1)
 
@@ -294,7 +308,7 @@ class SymmetricLinear(eqx.Module):
     """
 
     factor: Float[Array, "in hidden"] = eqx.field(
-        converter=_array("SymmetricLinear(factor=...)")
+        converter=real_array("SymmetricLinear(factor=...)")
     )
 
     def __check_init__(self):
@@ -349,7 +363,7 @@ class ConvNet(AbstractLayered):
         converter=_arrays("ConvNet(kernels=...)")
     )
     readout: Float[Array, "out features"] = eqx.field(
-        converter=_array("ConvNet(readout=...)")
+        converter=real_array("ConvNet(readout=...)")
     )
     activation: Callable[[Array], Array] = eqx.field(
         static=True, converter=_activation("ConvNet(activation=...)")
@@ -426,7 +440,7 @@ class Committee(eqx.Module):
     """
 
     weights: Float[Array, "hidden in"] = eqx.field(
-        converter=_array("Committee(weights=...)")
+        converter=real_array("Committee(weights=...)")
     )
     tree: bool = eqx.field(static=True, default=True)
     unit: Callable[[Array], Array] | None = eqx.field(static=True, default=jnp.sign)
@@ -500,6 +514,7 @@ def gaussian_factors(
     key: PRNGKeyArray, shape: tuple[int, ...], variance: Scalar
 ) -> Float[Array, "..."]:
     """Normal factors of mean one."""
+    key, variance = _check_factors("gaussian_factors", key, variance)
     return 1 + jnp.sqrt(variance) * jr.normal(key, shape, variance.dtype)
 
 
@@ -510,8 +525,14 @@ def dropout_factors(
 
     So a dropout rate of $r$ has the variance $r / (1 - r)$.
     """
+    key, variance = _check_factors("dropout_factors", key, variance)
     kept = jr.bernoulli(key, 1 / (1 + variance), shape)
     return jnp.where(kept, 1 + variance, 0)
+
+
+def _check_factors(name, key, variance):
+    variance = _checks.real(f"{name}(variance=...)", variance, _checks.NOT_NEGATIVE)
+    return _checks.key(f"{name}(key=...)", key), variance
 
 
 class StochasticNeurons(eqx.Module):

@@ -251,7 +251,7 @@ STRENGTHS = {
         "positive, but is 0",
     ),
     "neurons": (lambda: jf.StochasticNeurons(fitting(X, Y), (0.1, 0.1, 0.1)), r"\(3,\)"),
-    "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "finite and not negative"),
+    "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "must not be negative"),
     "decays": (
         lambda: jf.WeightDecay((0.1,) * 3)(fitting(X, Y)),
         r"each of 2 layers.*\(3,\)",
@@ -365,7 +365,7 @@ def test_a_network_that_does_not_fit_is_told_its_widths():
 
 @pytest.mark.parametrize("factor", [-1.0, np.nan])
 def test_a_factor_must_be_positive(factor):
-    with pytest.raises(ValueError, match="multiplied by a positive number"):
+    with pytest.raises(ValueError, match=r"`factor \* loss` must not be negative"):
         factor * jf.WeightDecay(1.0)
 
 

@@ -128,7 +128,7 @@ def central_flow(
     )
     rule = _rule(optimizer, step_size)
     longest = 100 * steps + 1000 if max_steps is None else max_steps
-    longest = _checks.whole("central_flow(max_steps=...)", longest, 1, 2**31 - 1)
+    longest = _checks.whole("central_flow(max_steps=...)", longest)
     _checks.kind("central_flow(adjoint=...)", adjoint, dfx.AbstractAdjoint)
     key = _checks.seed("central_flow(seed=...)", seed)
     limit = _checks.real(

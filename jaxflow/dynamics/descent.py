@@ -100,7 +100,7 @@ def gradient_descent(
     loss, network = parts("gradient_descent", loss, network)
     dtype = jax.tree.leaves(network)[0].dtype
     observe = check_watch("gradient_descent", observe, until, progress_meter)
-    steps = _checks.whole("gradient_descent(steps=...)", steps, 1, 2**31 - 1)
+    steps = _checks.whole("gradient_descent(steps=...)", steps)
     every = check_every(every, steps)
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optimizer.gradient_transformation()

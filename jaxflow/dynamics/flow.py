@@ -101,7 +101,7 @@ def gradient_flow(
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
     rtol = _checks.number("gradient_flow(rtol=...)", rtol)
     atol = _checks.number("gradient_flow(atol=...)", rtol / 100 if atol is None else atol)
-    max_steps = _checks.whole("gradient_flow(max_steps=...)", max_steps, 1, 2**31 - 1)
+    max_steps = _checks.whole("gradient_flow(max_steps=...)", max_steps)
     _checks.kind("gradient_flow(adjoint=...)", adjoint, dfx.AbstractAdjoint)
     if max_step is not None:
         what = "a loss and a network"

@@ -218,7 +218,7 @@ def _check(name, network, preconditioner, start, rtol, most):
     rtol = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
     rtol = _checks.real(f"{name}(rtol=...)", rtol, _checks.NOT_NEGATIVE, dtype=dtype)
     if not isinstance(most, Tracer):
-        most = _checks.whole(f"{name}(max_matvecs=...)", most, 1, 2**31 - 1)
+        most = _checks.whole(f"{name}(max_matvecs=...)", most)
     return rtol, jnp.asarray(most, jnp.int32)
 
 

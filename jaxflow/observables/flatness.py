@@ -147,7 +147,8 @@ def local_entropy(
         seed: Randomness.
 
     Returns:
-        One number of each kind for each distance.
+        One number of each kind for each distance; of a network that is not finite, an
+        entropy of `nan`.
 
     Raises:
         ValueError: If the loss is no classification, a distance is out of range, or a
@@ -214,6 +215,9 @@ def _anneal(loss, network, distance, key, walkers, stages, sweeps):
     surviving = jnp.mean(energy < 0.5, dtype=dtype)
     weights = ravel_pytree(network)[0].size
     entropy = (total + jnp.log(surviving)) / weights
+    # Around what is not a number nothing is known, not even that nothing is a solution.
+    finite = jnp.all(jnp.isfinite(ravel_pytree(network)[0]))
+    entropy = jnp.where(finite, entropy, jnp.nan)
     return LocalEntropy(entropy, surviving, surviving > 0.3)
 
 
