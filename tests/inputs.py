@@ -61,12 +61,14 @@ REFUSED = _kinds(
     size=f"-1 {NEVER} pair",  # Not negative.
     number=f"{NEVER} pair",
     # `None` is often a default.
-    array="text none function complex_like bfloat16_like text_like 0d 4d",
+    array="text none function complex_like text_like 0d 4d",
     data="text none function complex_like bfloat16_like text_like 0d 4d nan_like inf_like",
     network="text none 3 complex_like bfloat16_like float16_like int_like numpy_like",
     linear="text none 3 complex_like bfloat16_like float16_like int_like module",
     loss="text none 3 wrong_loss",
     regression="text none 3 function wrong_loss another_sum",
+    problem="text none 3 function another_sum",  # Of any number of outputs.
+    strengths=f"0 -1 {NEVER}",
     key="text none 0 1.5 list vector keys",
     widths="text none 3 1.5 list_of_text list_of_1.5 list_of_-1 list_of_0",
     choice="text none 3 list",
@@ -87,6 +89,8 @@ REFUSED = _kinds(
 NAN = _kinds(
     signal="nan_like",
     tolerance="nan inf -inf",
+    problem="nan_like",
+    strengths="nan inf -inf",
     positive="nan inf -inf",
     size="nan inf -inf",
     number="nan",
@@ -217,7 +221,8 @@ SCALED = {"widths": WIDTHS, "scale": size(0.3), "key": KEY}
 DEPTH = {"problem": REGRESSION, "depth": whole(2)}
 ENTROPY = {"kernel": KERNEL, "load": positive(0.3)}
 NOISY = {"problem": REGRESSION, "widths": Arg((2,), "widths"), "variance": size(0.1)}
-DECAYED = {**NOISY, "decay": positive(0.1)}
+DECAYED = {**NOISY, "decay": Arg(0.1, "strengths")}
+MATRIX = {"problem": Arg(PROBLEM, "problem"), "depth": whole(2)}
 CLASSES = {"loss": Arg(PATTERNS, "loss"), "network": Arg(COMMITTEE, "network")}
 TIMES = array([0.0, 0.5])
 
@@ -531,7 +536,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     "marion_chizat_2024.balanced_velocity": {**DEPTH, "w": array(jnp.ones(3))},
     "marion_chizat_2024.escape_time": {**DEPTH, "size": positive(1e-3)},
     **{
-        f"mulayoff_michaeli_2020.{name}": DEPTH
+        f"mulayoff_michaeli_2020.{name}": MATRIX
         for name in (
             *("flattest_sharpness", "flattest_ratio", "dedicated_path"),
             *("sharpness_lower_bound", "balanced_sharpness_bound", "balanced_sharpness"),
@@ -539,7 +544,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         )
     },
     **{
-        f"mulayoff_michaeli_2020.{name}": {**DEPTH, "width": whole(3)}
+        f"mulayoff_michaeli_2020.{name}": {**MATRIX, "width": whole(3)}
         for name in ("flattest_minimiser", "least_trace_minimiser")
     },
     "mulayoff_michaeli_2020.sharpness_upper_bound": {
@@ -547,7 +552,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "network": LINEAR,
     },
     "mulayoff_michaeli_2020.near_balance": {"problem": REGRESSION, "network": LINEAR},
-    "mulayoff_michaeli_2020.path_gain_bounds": {**DEPTH, "ratio": positive(1.5)},
+    "mulayoff_michaeli_2020.path_gain_bounds": {**MATRIX, "ratio": positive(1.5)},
     **{
         f"mulayoff_michaeli_2020.{name}": {
             "problem": Arg(WHITE, "regression"),
@@ -626,7 +631,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     "baldassi_pittorino_zecchina_2020.local_energy": {
         **ENTROPY,
         "strength": positive(1.0),
-        "radius": Arg(0.1, "text none complex half -1 0 nan"),
+        "radius": Arg(0.1, "text none complex -1 0 nan"),
     },
     "baldassi_pittorino_zecchina_2020.franz_parisi": {
         **ENTROPY,
@@ -665,14 +670,14 @@ CALLS: dict[str, dict[str, Arg]] = {
         "problem": REGRESSION,
         "widths": Arg((2,), "widths"),
         "vector": array(jnp.ones(3)),
-        "decay": positive(0.1),
+        "decay": Arg(0.1, "strengths"),
         "signs": Arg([np.ones(2)], "text 3 list list_of_text"),
     },
     "ziyin_li_meng_2022.effective_loss": {**DECAYED, "vector": array(jnp.ones(3))},
     "ziyin_li_meng_2022.origin_spectrum": {
-        "problem": REGRESSION,
+        "problem": Arg(PROBLEM, "problem"),
         "widths": Arg((2,), "widths"),
-        "decay": positive(0.1),
+        "decay": Arg(0.1, "strengths"),
     },
     **{
         f"ziyin_li_meng_2022.{name}": NOISY
@@ -694,6 +699,16 @@ EXEMPT = {
     "error_rate(network=nan_like)": "what is not a number is wrong",
     "solved(network=nan_like)": "what is not a number is wrong",
     "snapshot(loss=wrong_loss)": "of no loss",
+    **dict.fromkeys(
+        (
+            "marion_chizat_2024.rank_one_bound(problem=nan_like)",
+            "marion_chizat_2024.alignment_bound(problem=nan_like)",
+            "ziyin_li_meng_2022.configuration(problem=nan_like)",
+            "ziyin_li_meng_2022.shrinkage(problem=nan_like)",
+            "ziyin_li_meng_2022.shrinkage(problem=wrong_loss)",
+        ),
+        "of the problem's shapes alone",
+    ),
     "whiten(problem=wrong_loss)": "fits",
     "NoisyNeurons(regression=wrong_loss)": "fits",
 }

@@ -244,7 +244,7 @@ STRENGTHS = {
     ),
     "negative samples": (
         lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), (0.1, -1.0), jr.key(0)),
-        "not negative",
+        "not be negative",
     ),
     "no draws": (
         lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.1, jr.key(0), 0),

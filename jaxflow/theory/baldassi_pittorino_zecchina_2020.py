@@ -85,9 +85,8 @@ def gardner(
     Raises:
         ValueError: If the load is not positive, or the weights are neither.
     """
-    load, margin = _check(
-        "gardner", kernel=kernel, weights=weights, load=load, margin=margin
-    )
+    _check_kernel("gardner", kernel)
+    load, margin = _check("gardner", weights=weights, load=load, margin=margin)
     return _gardner(kernel, load, margin, weights)
 
 
@@ -146,7 +145,8 @@ def capacity(
     G(\kappa_0)]$, where $q \to 1$; infinite for units that jump. Binary weights: where the
     entropy of `gardner` is zero.
     """
-    [margin] = _check("capacity", kernel=kernel, weights=weights, margin=margin)
+    _check_kernel("capacity", kernel)
+    [margin] = _check("capacity", weights=weights, margin=margin)
     if weights == "binary":
         return _binary_capacity(kernel, margin)
     density = jnp.exp(-(margin**2) / 2) / np.sqrt(2 * np.pi)
@@ -193,7 +193,7 @@ def capacity_one_step(kernel: AbstractKernel) -> OneStep:
     Raises:
         ValueError: If units jump: their capacity diverges with their number.
     """
-    _check("capacity_one_step", kernel=kernel)
+    _check_kernel("capacity_one_step", kernel)
     if not isinstance(kernel.slope, Tracer) and not np.isfinite(kernel.slope):
         raise ValueError(
             f"`capacity_one_step` needs a finite `slope`, but that of {kernel} is "
@@ -455,7 +455,8 @@ def franz_parisi(
             1/2, or there is no such minimiser, see `cross_entropy_minimiser`.
     """
     name, given = "franz_parisi", {"load": load, "distance": distance}
-    load, distance = _check(name, kernel=kernel, weights=weights, **given)
+    _check_kernel(name, kernel)
+    load, distance = _check(name, weights=weights, **given)
     if strength is not None:
         [strength] = _check_minimiser(name, kernel, weights, strength=strength)
     found = _franz_parisi(kernel, load, distance.ravel(), strength, weights)
@@ -539,7 +540,8 @@ def replica_entropy(
             there is less than one replica.
     """
     given = {"load": load, "distance": distance}
-    load, distance = _check("replica_entropy", kernel=kernel, weights=weights, **given)
+    _check_kernel("replica_entropy", kernel)
+    load, distance = _check("replica_entropy", weights=weights, **given)
     if weights == "binary" or not isinstance(replicas, Tracer):
         replicas = _checks.whole("replica_entropy(replicas=...)", replicas)
     overlaps = 1 - 2 * distance.ravel()
@@ -646,7 +648,8 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
         ValueError: If the load is not positive, or a distance not between 0 and 1/2.
     """
     given = {"load": load, "distance": distance}
-    load, distance = _check("widest_entropy", kernel=kernel, **given)
+    _check_kernel("widest_entropy", kernel)
+    load, distance = _check("widest_entropy", **given)
     found = _widest(kernel, load, 1 - 2 * distance.ravel())
     return found.reshape(distance.shape)
 
@@ -700,11 +703,13 @@ _MUST = {"distance": _BETWEEN, "margin": _checks.FINITE}
 _MANY = ("distance", "radius")
 
 
-def _check(name, *, kernel=None, weights="spherical", **given) -> list[Array]:
+def _check_kernel(name, kernel):
+    way = "Such as `Perceptron()`."
+    _checks.kind(f"{name}(kernel=...)", kernel, AbstractKernel, way)
+
+
+def _check(name, *, weights="spherical", **given) -> list[Array]:
     """The numbers, of the default precision, if they are in range."""
-    if kernel is not None:
-        way = "Such as `Perceptron()`."
-        _checks.kind(f"{name}(kernel=...)", kernel, AbstractKernel, way)
     _checks.choice(f"{name}(weights=...)", weights, ("spherical", "binary"))
     return [
         _checks.real(
@@ -719,7 +724,8 @@ def _check(name, *, kernel=None, weights="spherical", **given) -> list[Array]:
 
 
 def _check_minimiser(name, kernel, weights, **given) -> list[Array]:
-    found = _check(name, kernel=kernel, weights=weights, **given)
+    _check_kernel(name, kernel)
+    found = _check(name, weights=weights, **given)
     if weights == "binary" or isinstance(kernel.slope, Tracer):
         return found
     if not np.isfinite(kernel.slope):

@@ -298,6 +298,7 @@ def _riccati(field, root, times):
     rates, axes = jnp.linalg.eigh(field)
     rates, axes = rates[::-1], axes[:, ::-1]
     rows = _staircase(axes.T @ root)
+    rows = jnp.where(jnp.isnan(jnp.sum(root)), jnp.nan, rows)  # Which looks like zeros.
     growth = jnp.maximum(rates, 0)
     # Each column begins in a row of its own, and grows as that row does. Divided by this,
     # columns neither overflow nor become parallel, however large the time.

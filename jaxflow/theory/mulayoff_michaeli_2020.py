@@ -418,7 +418,7 @@ def _solve(problem: Regression, depth: int) -> _Solution:
     # No target, or none that the data show: no tilt.
     interval = jnp.where(steepest > 0, low, 0), jnp.where(steepest > 0, high, 0)
     low, high = jax.lax.fori_loop(0, 80, halve, interval)
-    log_ratio = (low + high) / 2
+    log_ratio = jnp.where(jnp.isnan(value), jnp.nan, (low + high) / 2)
     # Where eigenvalues cross, it is the mixture of their vectors that has no slope.
     values, vectors = jnp.linalg.eigh(curve(log_ratio))
     rounding = jnp.finfo(root.dtype).eps ** 0.5 * values[-1]

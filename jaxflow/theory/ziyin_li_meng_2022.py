@@ -178,6 +178,7 @@ def configuration(
     widths = _check("configuration", problem, widths)
     vector = _vector("configuration", problem, vector)
     signs = [np.ones(d) for d in widths] if signs is None else signs
+    _checks.kind("configuration(signs=...)", signs, (list, tuple))
     if [np.shape(r) for r in signs] != [(d,) for d in widths]:
         raise ValueError(
             "`configuration(signs=...)` must hold a vector for each of the hidden widths "
@@ -351,7 +352,8 @@ def escape_norm(
     least = jnp.sqrt(jnp.min(barriers))
     if len(widths) < 2:
         least = jnp.where(jnp.isnan(found.loss[0]), jnp.inf, 0.0)
-    return jnp.where(jnp.isnan(kept), jnp.nan, least)
+    unknown = jnp.isnan(kept + jnp.sum(problem.target) + jnp.sum(problem.covariance))
+    return jnp.where(unknown, jnp.nan, least)
 
 
 class Bounds(NamedTuple):
@@ -481,7 +483,8 @@ def _minimum(problem, kept, log_decay, hidden, kind):
     logs, there = _roots(curve.still, jax.lax.stop_gradient(log_decay))
     gains = jnp.where(there, jax.vmap(curve.still.gap)(logs), jnp.inf)
     best = jnp.argmin(gains)
-    better, allowed = gains[best] < 0, ~jnp.isnan(kept)
+    better = gains[best] < 0
+    allowed = ~jnp.isnan(kept + jnp.sum(curve.signal))
     log = _settle(curve, logs[best], better, log_decay)
     vector = jnp.where(better, curve.map(log), jnp.where(allowed, 0, jnp.nan))
     trivial = ~better & allowed
