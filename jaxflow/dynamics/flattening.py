@@ -55,7 +55,7 @@ def flatten(
     needs_linear("flatten", network, loss)
     _checks.function("flatten(measure=...)", measure, "a loss and a network")
     steps = _checks.whole("flatten(steps=...)", steps)
-    target = loss.target
+    target = _checks.real("flatten(loss=...)", loss.target, ndim=2)
     left, values, right = jnp.linalg.svd(target, full_matrices=False)
     rank = values.size
     if not isinstance(values, Tracer):

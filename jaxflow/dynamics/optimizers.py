@@ -74,14 +74,14 @@ def entropy_sgd(
     for name, given, fact, holds in (
         ("step_size", step_size, "positive", _checks.POSITIVE.holds),
         ("scope", scope, "positive", _checks.POSITIVE.holds),
-        ("growth", growth, "above -1", lambda x: x > -1),
+        ("growth", growth, "above -1", lambda x: (x > -1) & np.isfinite(x)),
         (
             "inner_step_size",
             inner_step_size,
             "positive",
             lambda x: (x > 0) & np.isfinite(x),
         ),
-        ("noise", noise, "at least 0", lambda x: x >= 0),
+        ("noise", noise, "at least 0", _checks.NOT_NEGATIVE.holds),
         ("memory", memory, "at least 0 and less than 1", lambda x: (x >= 0) & (x < 1)),
     ):
         must = _checks.Must(f"be {fact}", holds)

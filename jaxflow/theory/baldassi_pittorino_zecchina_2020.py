@@ -496,8 +496,9 @@ class Replicas(NamedTuple):
             replicas.
         normalised: The same above what it is without patterns.
         overlap: $q_0$ of two that belong to different groups.
-        residual: By how much it is not stationary.
-        converged: Whether it is. Else all but the residual are `nan`.
+        residual: By how much it is not stationary, or changes with the number of nodes of
+            the integrals, whichever is more.
+        converged: Whether that is below $10^{-8}$. Else all but the residual are `nan`.
     """
 
     entropy: Array
@@ -560,20 +561,29 @@ def _replicas(kernel, load, overlaps, replicas):
         return (jnp.log1p(-q1) + groups + q0 / whole) / 2
 
     def solve(q1):
-        entropy = lambda q0: volume(q0, q1) + _joint(kernel, load, q0, q1, replicas)
-        rise = lambda a: jax.grad(entropy)(q1 * sigmoid(a)) * q1
-        at = saddles.bisect(rise, -15.0, 20.0)
+        joint = lambda q0, finer=1: _joint(kernel, load, q0, q1, replicas, finer)
+        slope = jax.value_and_grad(lambda q0: volume(q0, q1) + joint(q0))
+        at = saddles.bisect(lambda a: slope(q1 * sigmoid(a))[1], -15.0, 20.0)
         q0 = q1 * sigmoid(at)
-        return _replica_result(entropy(q0), volume(jnp.zeros_like(q1), q1), q0, rise(at))
+        entropy, rise = slope(q0)
+        fine = volume(q0, q1) + joint(q0, 2)
+        free = volume(jnp.zeros_like(q1), q1)
+        return _replica_result(fine, free, q0, rise * q1, entropy - fine)
 
     return jax.vmap(solve)(overlaps)
 
 
-def _joint(kernel, load, q0, q1, replicas):
+def _joint(kernel, load, q0, q1, replicas, finer=1):
+    """The part of the patterns, by `finer` times as many nodes in every direction."""
     shared, group, rest = kernel(q0), kernel(q1) - kernel(q0), 1 - kernel(q1)
-    loss = costs.Probit(jnp.sqrt(rest))
-    state = lambda z: costs.log_partition(loss, jnp.sqrt(shared) * z, group, replicas)
-    return load / replicas * saddles.mean(state, 101)
+    loss, count = costs.Probit(jnp.sqrt(rest)), finer * costs.NODES
+    state = lambda z: costs.log_partition(
+        loss, jnp.sqrt(shared) * z, group, replicas, count
+    )
+    # Fields that are shared decide where they exceed all others.
+    steepness = jnp.sqrt(shared / (group + rest))
+    z, weight = saddles.around(jnp.zeros_like(steepness), steepness, finer * 80 + 1)
+    return load / replicas * (weight @ jax.vmap(state)(z))
 
 
 @eqx.filter_jit
@@ -606,8 +616,9 @@ def _binary_replicas(kernel, load, overlaps, replicas):
         return states(shared, group) - overlaps / 2
 
     def solve(q1):
-        joint = lambda q0: _joint(kernel, load, q0, q1, y)
-        fields = lambda q0: -2 / y * jax.grad(joint)(q0)
+        joint = lambda q0, finer=1: _joint(kernel, load, q0, q1, y, finer)
+        slope = jax.value_and_grad(joint)
+        fields = lambda q0: -2 / y * slope(q0)[1]
 
         def excess(a):
             q0 = q1 * sigmoid(a)
@@ -615,17 +626,19 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 
         at = saddles.bisect(excess, -15.0, 15.0, 45)
         q0 = q1 * sigmoid(at)
-        shared = fields(q0)
-        entropy = volume(q0, q1, shared, saddle(q1, shared)[0]) + joint(q0)
+        coarse, rise = slope(q0)
+        shared, fine = -2 / y * rise, joint(q0, 2)
+        group, other = saddle(q1, shared)
+        entropy = volume(q0, q1, shared, group) + fine
         none = jnp.full_like(q1, 1e-30)
         free = volume(0.0, q1, none, saddle(q1, none)[0])
-        return _replica_result(entropy, free, q0, excess(at))
+        return _replica_result(entropy, free, q0, q0 - other, fine - coarse)
 
     return jax.vmap(solve)(overlaps)
 
 
-def _replica_result(entropy, free, q0, residual):
-    residual = jnp.abs(residual)
+def _replica_result(entropy, free, q0, residual, error):
+    residual = jnp.maximum(jnp.abs(residual), jnp.abs(error))
     converged = (residual < 1e-8) & (q0 > 1e-6)
     entropy, q0 = saddles.only(converged, (entropy, q0))
     return Replicas(entropy, entropy - free, q0, residual, converged)

@@ -74,9 +74,10 @@ def tilted(loss, mean, variance, strength, count=NODES):
 
     The exponent is curved at least as that of the normal variable everywhere, so points
     are about its top. It changes around there, and around the edge where $\beta f = 1$,
-    below which weights vanish. These may be apart by orders of magnitude more than they are
-    wide: each has a panel of Gauss and Legendre, as dense there as it is narrow and as
-    sparse as that is far away. If they are close, the narrower has both.
+    below which weights vanish, or at zero, where the cost bends. These may be apart by
+    orders of magnitude more than they are wide: each has a panel of Gauss and Legendre, as
+    dense there as it is narrow and as sparse as that is far away. If they are close, the
+    narrower has both.
     """
     fixed = jax.lax.stop_gradient
     centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
@@ -86,9 +87,9 @@ def tilted(loss, mean, variance, strength, count=NODES):
     steep, change = jax.value_and_grad(loss.log_slope)(top)
     narrow = spread / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
     low, high = top - 8.5 * spread, top + 8.5 * spread
-    edge = saddles.bisect(lambda x: -jnp.log(loss(x)) - log_strength, low, high)
-    width = jnp.exp(-log_strength - loss.log_slope(edge))
-    there = (low < edge) & (edge < high)
+    edge = saddles.bisect(lambda x: -jnp.log(loss(x)) - log_strength, 0.0, 100.0)
+    width = loss(edge) / jnp.exp(loss.log_slope(edge))
+    there = jnp.abs(edge - top) < 8.4 * spread
     width = jnp.where(there, width, narrow)
     edge = jnp.where(there, edge, top)
     apart = jnp.abs(top - edge) > narrow + width
