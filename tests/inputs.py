@@ -725,7 +725,7 @@ def function(name: str) -> Any:
 
 
 def cases(name: str):
-    """Of each wrong argument the name of the case, which it is, and whether `nan` will do."""
+    """Each wrong argument: the name of the case, which and what, whether `nan` will do."""
     for what, given in CALLS[name].items():
         refused = REFUSED.get(
             given.kind, () if given.kind == "free" else given.kind.split()
