@@ -479,7 +479,7 @@ def test_bad_input_is_refused_before_anything_is_compiled():
         (theory.capacity, (PERCEPTRON,), {"weights": "ternary"}, "ternary"),
         (theory.capacity_one_step, (SIGN,), {}, "committee_capacity"),
         (theory.committee_capacity, (4,), {}, "odd"),
-        (theory.committee_capacity, (-1,), {}, "odd"),
+        (theory.committee_capacity, (-1,), {}, "positive"),
         (theory.franz_parisi, (PERCEPTRON, -1.0, 0.1), {}, "load"),
         (theory.franz_parisi, (PERCEPTRON, 1.0, 0.5), {}, "between 0 and 1/2"),
         (
