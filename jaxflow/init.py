@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
+from . import _checks
 from .networks import Committee, ConvNet, DeepLinear, per_layer
 
 
@@ -39,9 +40,11 @@ def draw(
     Raises:
         ValueError: If `widths` names no layer, or a width is not positive.
     """
-    _check_widths("draw", widths)
+    widths = _check_widths("draw", widths)
+    what = "a key, a shape and a dtype"
+    _checks.function("init.draw(initializer=...)", initializer, what)
     dtype = jnp.result_type(float)
-    keys = jr.split(key, len(widths) - 1)
+    keys = jr.split(_check_key("draw", key), len(widths) - 1)
     # JAX's initialisers multiply from the right, and count inputs along the first axis.
     return DeepLinear(
         tuple(
@@ -55,11 +58,13 @@ def gaussian(widths: Sequence[int], *, scale: ScalarLike, key: PRNGKeyArray) -> 
     """Independent normal entries of standard deviation `scale`.
 
     Raises:
-        ValueError: If `widths` names no layer, or a width is not positive.
+        ValueError: If `widths` names no layer, a width is not positive, or `scale` is
+            negative or not finite.
     """
-    _check_widths("gaussian", widths)
+    widths = _check_widths("gaussian", widths)
     shapes = [(outputs, inputs) for inputs, outputs in it.pairwise(widths)]
-    return DeepLinear(_normal(shapes, jnp.asarray(scale, float), key))
+    scale, key = _check_scale("gaussian", scale), _check_key("gaussian", key)
+    return DeepLinear(_normal(shapes, scale, key))
 
 
 def _normal(shapes, scale, key):
@@ -76,8 +81,11 @@ def orthogonal(
     """Uniformly distributed (semi-)orthogonal layers, times `scale`.
 
     Raises:
-        ValueError: If `widths` names no layer, or a width is not positive.
+        ValueError: If `widths` names no layer, a width is not positive, or `scale` is
+            negative or not finite.
     """
+    widths, key = _check_widths("orthogonal", widths), _check_key("orthogonal", key)
+    scale = _check_scale("orthogonal", scale)
     return draw(widths, jax.nn.initializers.orthogonal(scale), key=key)
 
 
@@ -88,15 +96,14 @@ def residual(width: int, depth: int, *, scale: ScalarLike, key: PRNGKeyArray) ->
     networks). One output needs a fixed readout: `regression(x, y, readout=p)`.
 
     Raises:
-        ValueError: If `width` or `depth` is not positive.
+        ValueError: If `width` or `depth` is not positive, or `scale` is negative or not
+            finite.
     """
-    for name, size in (("width", width), ("depth", depth)):
-        if size < 1:
-            raise ValueError(
-                f"`init.residual({name}=...)` must be positive, but is {size}."
-            )
+    width = _checks.whole("init.residual(width=...)", width)
+    depth = _checks.whole("init.residual(depth=...)", depth)
+    scale, key = _check_scale("residual", scale), _check_key("residual", key)
     noise = gaussian((width,) * (depth + 1), scale=1.0, key=key)
-    size = jnp.asarray(scale) / (depth * width) ** 0.5
+    size = scale / (depth * width) ** 0.5
     return jax.tree.map(
         lambda n: jnp.eye(width, dtype=n.dtype) + size.astype(n.dtype) * n, noise
     )
@@ -112,7 +119,7 @@ def identity(widths: Sequence[int]) -> DeepLinear:
     Raises:
         ValueError: If `widths` names no layer, or a width is not positive.
     """
-    _check_widths("identity", widths)
+    widths = _check_widths("identity", widths)
     ones = jnp.eye(min(widths))
     sizes = [(outputs, inputs) for inputs, outputs in it.pairwise(widths)]
     pad = lambda size: [(0, n - len(ones)) for n in size]
@@ -134,13 +141,13 @@ def balanced(
         width: Neurons in each hidden layer. Defaults to the smaller side of `product`.
 
     Raises:
-        ValueError: If `depth` is not positive, or `width` too small for any matrix of
-            this shape.
+        ValueError: If `depth` is not positive, `width` too small for any matrix of this
+            shape, or `product` is no finite matrix.
     """
+    product = _checks.real("init.balanced(product=...)", product, ndim=2)
     rank = min(product.shape)
-    width = rank if width is None else width
-    if depth < 1:
-        raise ValueError(f"`init.balanced(depth=...)` must be positive, but is {depth}.")
+    depth = _checks.whole("init.balanced(depth=...)", depth)
+    width = rank if width is None else _checks.whole("init.balanced(width=...)", width)
     if width < rank:
         raise ValueError(
             f"`init.balanced(width=...)` must be at least {rank} for a product of shape "
@@ -179,10 +186,14 @@ def factorisation(
         key: Randomness.
 
     Raises:
-        ValueError: If `widths` do not fit the product, or a hidden layer is narrower than
-            its rank (under a transformation, than its smaller side).
+        ValueError: If `widths` do not fit the product, a hidden layer is narrower than
+            its rank (under a transformation, than its smaller side), or a number is not
+            finite.
     """
-    _check_widths("factorisation", widths)
+    widths = _check_widths("factorisation", widths)
+    product = _checks.real("init.factorisation(product=...)", product, ndim=2)
+    scale = _check_scale("factorisation", scale).astype(product.dtype)
+    key = _check_key("factorisation", key)
     if (widths[-1], widths[0]) != product.shape:
         raise ValueError(
             f"`init.factorisation(widths=...)` must go from {product.shape[1]} inputs to "
@@ -198,8 +209,7 @@ def factorisation(
             "`init.factorisation(widths=...)` must be at least the product's rank, "
             f"{rank}, in all hidden layers, but is {tuple(widths)}."
         )
-    scale = jnp.asarray(scale, product.dtype)
-    return _factorise(left, values, right, scale, key, widths=tuple(widths), rank=rank)
+    return _factorise(left, values, right, scale, key, widths=widths, rank=rank)
 
 
 @ft.partial(jax.jit, static_argnames=("widths", "rank"))
@@ -240,15 +250,16 @@ def balanced_rank_one(
     The $u_k$ are unit vectors, drawn uniformly; the flow keeps this form.
 
     Raises:
-        ValueError: If `widths` names no layer, or a width is not positive.
+        ValueError: If `widths` names no layer, a width is not positive, or `scale` is
+            negative or not finite.
     """
-    _check_widths("balanced_rank_one", widths)
-    keys = jr.split(key, len(widths))
+    widths = _check_widths("balanced_rank_one", widths)
+    scale = _check_scale("balanced_rank_one", scale)
+    keys = jr.split(_check_key("balanced_rank_one", key), len(widths))
     gaussians = [jr.normal(k, (d,)) for k, d in zip(keys, widths, strict=True)]
     units = [g / jnp.linalg.norm(g) for g in gaussians]
-    size = jnp.asarray(scale, units[0].dtype)
     return DeepLinear(
-        tuple(size * jnp.outer(then, first) for first, then in it.pairwise(units))
+        tuple(scale * jnp.outer(then, first) for first, then in it.pairwise(units))
     )
 
 
@@ -282,13 +293,22 @@ def convolutional(
         ValueError: If there is no convolution, a number is not positive, or there is not
             one scale for each layer.
     """
-    if len(image) != 3 or not channels or min(*image, *channels, size, outputs, stride) < 1:
+    name = "init.convolutional({}=...)".format
+    image, channels = (
+        _checks.widths(name(what), sizes, layers)
+        for what, sizes, layers in (("image", image, 3), ("channels", channels, 1))
+    )
+    if len(image) != 3:
         raise ValueError(
-            "`init.convolutional(image, channels, size, outputs, stride=...)` must hold "
-            "the channels, height and width of an image, a number of channels for each "
-            f"convolution, and positive numbers, but is {tuple(image)}, "
-            f"{tuple(channels)}, {size}, {outputs} and {stride}."
+            f"`{name('image')}` must be the channels, height and width of an image, but is "
+            f"{image}."
         )
+    size, outputs, stride = (
+        _checks.whole(name(what), given)
+        for what, given in (("size", size), ("outputs", outputs), ("stride", stride))
+    )
+    _checks.function(name("activation"), activation, "one number")
+    key = _check_key("convolutional", key)
     pairs = it.pairwise((image[0], *channels))
     shapes: list[tuple[int, ...]]
     shapes = [(after, before, size, size) for before, after in pairs]
@@ -296,8 +316,7 @@ def convolutional(
     for _ in channels:
         height, width = -(-height // stride), -(-width // stride)
     shapes.append((outputs, channels[-1] * height * width))
-    name = "init.convolutional(scale=...)"
-    scales = per_layer(scale, len(shapes), name)
+    scales = per_layer(scale, len(shapes), name("scale"))
     each = jnp.repeat(scales, np.array([math.prod(shape) for shape in shapes]))
     *kernels, readout = _normal(shapes, each, key)
     return ConvNet(tuple(kernels), readout, activation, image, stride)
@@ -326,15 +345,14 @@ def committee(
         ValueError: If a number is not positive, inputs cannot be shared among the units of
             a tree, or votes could tie.
     """
-    if hidden < 1 or inputs < 1:
-        raise ValueError(
-            "`committee(hidden, inputs)` must have units and inputs, but they are "
-            f"{hidden} and {inputs}."
-        )
+    hidden = _checks.whole("init.committee(hidden=...)", hidden)
+    inputs = _checks.whole("init.committee(inputs=...)", inputs)
+    key = _check_key("committee", key)
     if tree and inputs % hidden:
         raise ValueError(
-            "`committee(inputs=...)` must be a multiple of `hidden` for a tree, but is "
-            f"{inputs} for {hidden} units. The next is {hidden * (inputs // hidden + 1)}."
+            "`init.committee(inputs=...)` must be a multiple of `hidden` for a tree, but "
+            f"is {inputs} for {hidden} units. The next is "
+            f"{hidden * (inputs // hidden + 1)}."
         )
     n = inputs // hidden if tree else inputs
     drawn = jr.normal(key, (hidden, n))
@@ -342,9 +360,13 @@ def committee(
     return Committee(drawn * (n**0.5 / norms), tree, unit, vote)
 
 
-def _check_widths(name: str, widths: Sequence[int]):
-    if len(widths) < 2 or min(widths) < 1:
-        raise ValueError(
-            f"`init.{name}(widths=...)` must hold at least an input and an output width, "
-            f"all positive, but is {tuple(widths)}."
-        )
+def _check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    return _checks.widths(f"init.{name}(widths=...)", widths, layers=2)
+
+
+def _check_scale(name: str, scale: ScalarLike) -> Array:
+    return _checks.real(f"init.{name}(scale=...)", scale, _checks.NOT_NEGATIVE, dtype=float)
+
+
+def _check_key(name: str, key: PRNGKeyArray) -> PRNGKeyArray:
+    return _checks.key(f"init.{name}(key=...)", key)

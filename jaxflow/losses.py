@@ -7,6 +7,7 @@ are half as large, and whose flow takes the same path at half the speed.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,14 +27,22 @@ from jaxtyping import (
     ScalarLike,
 )
 
+from . import _checks
 from .networks import (
     AbstractLayered,
     DeepLinear,
     StochasticNeurons,
     chain,
     gaussian_factors,
+    optional_array,
     per_layer,
+    real_array,
+    strengths,
 )
+
+
+def _draws(count: int) -> int:
+    return _checks.whole("SampledNeurons(draws=...)", count)
 
 
 class AbstractLoss(eqx.Module):
@@ -79,17 +88,18 @@ class AbstractLoss(eqx.Module):
         return jnp.asarray(self.floor, excess.dtype) + excess
 
     def __add__(self, other: "AbstractLoss") -> "Sum":
+        if not isinstance(other, AbstractLoss):
+            raise TypeError(
+                f"A loss can be added to losses, not to {_checks.brief(other)}. For a "
+                "function of the network use `FunctionLoss`."
+            )
         (terms, factors), (more, others) = _parts(self), _parts(other)
         return Sum(terms + more, factors + others)  # pyright: ignore
 
-    def __rmul__(self, factor: ScalarLike) -> "Sum":
+    def __rmul__(self, factor: ScalarLike) -> "AbstractLoss":
         terms, factors = _parts(self)
-        if not isinstance(factor, Tracer) and not bool(np.asarray(factor) >= 0):
-            raise ValueError(
-                f"A loss can be multiplied by a positive number, not {factor}."
-            )
-        scaled = tuple(jnp.asarray(factor, float) * f for f in factors)
-        return Sum(terms, scaled)  # pyright: ignore
+        factor = _factor(factor)
+        return Sum(terms, tuple(factor * f for f in factors))  # pyright: ignore
 
     def least_excess(self, network: PyTree) -> Scalar | None:
         """The least excess of any network of these shapes, where that is known.
@@ -178,6 +188,10 @@ class Sum(AbstractLoss):
         return eqx.tree_at(lambda s: s.terms, self, terms)
 
 
+def _factor(factor: ScalarLike) -> Scalar:
+    return _checks.real("factor * loss", factor, _checks.NOT_NEGATIVE, dtype=float)
+
+
 def _parts(loss: AbstractLoss) -> tuple[tuple[AbstractLoss, ...], tuple[Array, ...]]:
     return (
         (loss.terms, loss.factors) if isinstance(loss, Sum) else ((loss,), (jnp.ones(()),))
@@ -201,17 +215,45 @@ class Regression(AbstractLoss):
         readout: The fixed map $P$ after the last layer; none means the identity.
     """
 
-    target: Float[Array, "out in"]
-    covariance: Float[Array, "in in"]
-    floor: Float[Array, ""]
-    readout: Float[Array, "out hidden"] | None = None
+    target: Float[Array, "out in"] = eqx.field(
+        converter=real_array("Regression(target=...)")
+    )
+    covariance: Float[Array, "in in"] = eqx.field(
+        converter=real_array("Regression(covariance=...)")
+    )
+    floor: Float[Array, ""] = eqx.field(converter=real_array("Regression(floor=...)"))
+    readout: Float[Array, "out hidden"] | None = eqx.field(
+        default=None, converter=optional_array("Regression(readout=...)")
+    )
+
+    def __check_init__(self):
+        shapes = [jnp.shape(leaf) for leaf in (self.target, self.covariance, self.floor)]
+        target, covariance, floor = shapes
+        if len(target) != 2 or covariance != (target[1],) * 2 or floor:
+            raise ValueError(
+                "`Regression(target, covariance, floor)` must have the shapes (out, in), "
+                f"(in, in) and (), but has {target}, {covariance} and {floor}."
+            )
+        if self.readout is not None and jnp.shape(self.readout)[:1] != target[:1]:
+            raise ValueError(
+                f"`Regression(readout=...)` must have a row for each of {target[0]} "
+                f"outputs, but has shape {jnp.shape(self.readout)}."
+            )
+
+    def __rmul__(self, factor: ScalarLike) -> "Regression":
+        """That of data which are larger by the root of the factor."""
+        factor = _factor(factor).astype(self.covariance.dtype)
+        scaled = factor * self.covariance, factor * self.floor
+        return Regression(self.target, *scaled, self.readout)
 
     def outputs(self, network: PyTree) -> Float[Array, "out in"]:
         return self.linear_map(network)
 
     def criterion(self, outputs: Float[Array, "out in"]) -> Scalar:
         gap = outputs - self.target
-        return jnp.sum((gap @ self.covariance) * gap)
+        square = jnp.sum((gap @ self.covariance) * gap)
+        # Of fewer samples than inputs rounding can make it negative; slopes stay.
+        return square + jax.lax.stop_gradient(jnp.maximum(-square, 0))
 
     def least_excess(self, network: PyTree) -> Scalar | None:
         r"""That of the best map of the rank that fits through the narrowest layer.
@@ -251,6 +293,52 @@ class Regression(AbstractLoss):
         return chain(*reversed(layers))
 
 
+def needs_regression(name: str, problem: Any, *, readout: bool = True) -> None:
+    """Whether a problem is a `Regression`, if need be without a readout.
+
+    Raises:
+        TypeError: If it is another loss.
+        ValueError: If it has a readout that it must not have.
+    """
+    way = "Build it with `regression(x, y)`."
+    if isinstance(problem, Sum):
+        way = "Of a sum pass the term."
+    _checks.kind(name, problem, Regression, way)
+    if not readout and problem.readout is not None:
+        raise ValueError(
+            f"`{name}` must have no readout, but has one of shape "
+            f"{problem.readout.shape}. Train it as a last layer."
+        )
+
+
+def needs_linear(name: str, network: Any, problem: Regression | None = None) -> None:
+    """Whether a network is a `DeepLinear` of real numbers, and fits a problem."""
+    _checks.kind(f"{name}(network=...)", network, DeepLinear)
+    _checks.weights(name, network)
+    if problem is not None:
+        jax.eval_shape(problem.linear_map, network)  # Raises if they do not fit.
+
+
+def each(network: PyTree, x: Float[Array, "samples in"]) -> Array:
+    """What a network makes of each sample.
+
+    Raises:
+        TypeError: If it is no function.
+        ValueError: If it is none of one sample.
+    """
+    if not callable(network):
+        raise TypeError(
+            "A loss that holds samples needs a network that can be called with one, but is "
+            f"given {_checks.brief(network)}. For a tree of weights pass a function of it."
+        )
+    try:
+        return jax.vmap(network)(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The network must accept a sample of shape {x.shape[1:]}, but fails: {error}"
+        ) from error
+
+
 def _factors(network: PyTree) -> tuple[Float[Array, "_ _"], ...]:
     """Matrices that multiply to what a linear network does."""
     if isinstance(network, DeepLinear):
@@ -287,7 +375,7 @@ class MeanSquaredError(AbstractLoss):
         return jnp.zeros((), self.y.dtype)
 
     def outputs(self, network: PyTree) -> Float[Array, "samples out"]:
-        return self.read(jax.vmap(network)(self.x))  # pyright: ignore
+        return self.read(each(network, self.x))
 
     def read(self, outputs: Float[Array, "samples hidden"]) -> Float[Array, "samples out"]:
         """What the readout makes of what the network returns, if it fits."""
@@ -337,9 +425,7 @@ class MatrixSensing(AbstractLoss):
     y: Float[Array, " samples"]
 
     def __init__(self, x: ArrayLike, y: ArrayLike):
-        x, y = jnp.asarray(x), jnp.asarray(y)
-        dtype = jnp.result_type(float, x, y)
-        self.x, self.y = x.astype(dtype), y.astype(dtype)
+        x, y = self.x, self.y = _check_real("MatrixSensing", x=x, y=y)
         if x.ndim != 3 or y.shape != x.shape[:1] or 0 in x.shape:
             raise ValueError(
                 "`MatrixSensing(x, y)` must hold a matrix and a number for each "
@@ -396,7 +482,14 @@ class CrossEntropy(AbstractLoss):
     classes: int = eqx.field(static=True)
 
     def __init__(self, x: ArrayLike, labels: ArrayLike):
-        x, labels = jnp.asarray(x), jnp.asarray(labels)
+        [x] = _check_real("CrossEntropy", x=x)
+        try:
+            labels = jnp.asarray(labels)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"`CrossEntropy(labels=...)` must be integers, but are "
+                f"{_checks.brief(labels)}."
+            ) from None
         if x.ndim != 2 or labels.shape != x.shape[:1] or 0 in x.shape:
             raise ValueError(
                 "`CrossEntropy(x, labels)` must hold one sample a row and one label each, "
@@ -408,12 +501,17 @@ class CrossEntropy(AbstractLoss):
                 f"{labels.dtype}. Pass `labels.astype(int)`, or `labels.argmax(axis=1)` of "
                 "one column for each class."
             )
-        self.x = x.astype(jnp.result_type(float, x))
+        self.x = x
         self.labels, self.classes = labels.astype(jnp.int32), 2
         _check_finite("CrossEntropy", x=self.x)
         if not isinstance(labels, Tracer):
             known = np.asarray(labels)  # While tracing, JAX would trace the minimum.
             least, most = int(known.min()), int(known.max())
+            if most > 2**24:
+                raise ValueError(
+                    f"`CrossEntropy(labels=...)` must number the classes, but go up to "
+                    f"{most}. Pass `numpy.unique(labels, return_inverse=True)[1]`."
+                )
             if least < 0:
                 raise ValueError(
                     f"`CrossEntropy(labels=...)` must count from 0, but go down to {least}."
@@ -425,7 +523,7 @@ class CrossEntropy(AbstractLoss):
         return jnp.zeros((), self.x.dtype)
 
     def outputs(self, network: PyTree) -> Float[Array, "samples classes"]:
-        outputs = jax.vmap(network)(self.x)  # pyright: ignore
+        outputs = each(network, self.x)
         if outputs.ndim != 2 or outputs.shape[1] < self.classes:
             raise ValueError(
                 f"The network must return a number for each of {self.classes} classes, "
@@ -488,9 +586,12 @@ class NoisyNeurons(AbstractLoss):
     """
 
     regression: Regression
-    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    variance: Float[Array, "..."] = eqx.field(
+        converter=strengths("NoisyNeurons(variance=...)")
+    )
 
     def __check_init__(self):
+        needs_regression("NoisyNeurons(regression=...)", self.regression)
         per_layer(self.variance, self.variance.size, "NoisyNeurons(variance=...)")
 
     @property
@@ -539,17 +640,22 @@ class SampledNeurons(AbstractLoss):
     """
 
     error: MeanSquaredError
-    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    variance: Float[Array, "..."] = eqx.field(
+        converter=strengths("SampledNeurons(variance=...)")
+    )
     key: PRNGKeyArray
-    draws: int = eqx.field(static=True, default=1)
+    draws: int = eqx.field(
+        static=True,
+        default=1,
+        converter=_draws,
+    )
     factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
 
     def __check_init__(self):
+        _checks.kind("SampledNeurons(error=...)", self.error, MeanSquaredError)
+        _checks.key("SampledNeurons(key=...)", self.key)
+        _checks.function("SampledNeurons(factors=...)", self.factors, "a key and a shape")
         per_layer(self.variance, self.variance.size, "SampledNeurons(variance=...)")
-        if self.draws < 1:
-            raise ValueError(
-                f"`SampledNeurons(draws=...)` must be positive, but is {self.draws}."
-            )
 
     @property
     def floor(self) -> Scalar:
@@ -587,7 +693,9 @@ class WeightDecay(AbstractLoss):
             layer.
     """
 
-    strength: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    strength: Float[Array, "..."] = eqx.field(
+        converter=strengths("WeightDecay(strength=...)")
+    )
 
     def __check_init__(self):
         per_layer(self.strength, self.strength.size, "WeightDecay(strength=...)")
@@ -653,10 +761,9 @@ def regression_from_moments(
         ValueError: If shapes do not fit, numbers are not finite, or no data have these
             moments.
     """
-    cross = jnp.atleast_2d(jnp.asarray(cross))
-    dtype = jnp.result_type(float, jnp.asarray(covariance), cross)
-    covariance, cross = jnp.asarray(covariance, dtype), cross.astype(dtype)
-    power = jnp.asarray(power, dtype)
+    given = {"covariance": covariance, "cross": cross, "power": power}
+    covariance, cross, power = _check_real("regression_from_moments", **given)
+    cross = jnp.atleast_2d(cross)
     if cross.ndim != 2 or covariance.shape != (cross.shape[1],) * 2 or power.ndim:
         raise ValueError(
             "`regression_from_moments(covariance, cross, power)` must have the shapes "
@@ -714,9 +821,8 @@ def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
         ValueError: If there are no samples, they are not finite, or `noise` is negative.
     """
     x, _, _ = _check_data("denoising", x, x, None)
-    if not isinstance(noise, Tracer) and not bool(np.asarray(noise) >= 0):
-        raise ValueError(f"`denoising(noise=...)` must not be negative, but is {noise}.")
-    variance = jnp.asarray(noise, x.dtype) ** 2
+    noise = _checks.real("denoising(noise=...)", noise, _checks.NOT_NEGATIVE, dtype=x.dtype)
+    variance = noise**2
     _, sizes, axes = jnp.linalg.svd(x / x.shape[0] ** 0.5, full_matrices=False)
     seen = sizes > max(x.shape) * jnp.finfo(x.dtype).eps * sizes[0]  # More than rounding.
     clean = jnp.where(seen, sizes, 0) ** 2
@@ -741,6 +847,7 @@ def whiten(problem: Regression) -> tuple[Regression, Float[Array, "in in"]]:
     Raises:
         ValueError: If the covariance is singular.
     """
+    needs_regression("whiten(problem=...)", problem)
     variances, axes = jnp.linalg.eigh(problem.covariance)
     if not isinstance(variances, Tracer):
         size, values = variances.size, np.asarray(variances)
@@ -759,9 +866,7 @@ def whiten(problem: Regression) -> tuple[Regression, Float[Array, "in in"]]:
 
 
 def _check_data(name, x, y, readout):
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    dtype = jnp.result_type(float, x, y)
-    x, y = x.astype(dtype), y.astype(dtype)
+    x, y = _check_real(name, x=x, y=y)
     y = y[:, None] if y.ndim == 1 else y
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ValueError(
@@ -773,7 +878,8 @@ def _check_data(name, x, y, readout):
             f"`{name}(x, y)` must hold data, but the shapes are {x.shape} and {y.shape}."
         )
     if readout is not None:
-        readout = jnp.atleast_2d(jnp.asarray(readout, dtype))
+        readout = jnp.atleast_2d(_checks.numbers(f"{name}(readout=...)", readout))
+        readout = readout.astype(x.dtype)
         if readout.ndim != 2 or readout.shape[0] != y.shape[1]:
             raise ValueError(
                 f"`{name}(readout=...)` must have a row for each of {y.shape[1]} outputs, "
@@ -781,6 +887,13 @@ def _check_data(name, x, y, readout):
             )
     _check_finite(name, x=x, y=y, readout=readout)
     return x, y, readout
+
+
+def _check_real(name, **arrays):
+    """Real arrays of one precision."""
+    found = [_checks.numbers(f"{name}({what}=...)", a) for what, a in arrays.items()]
+    dtype = jnp.result_type(*found)
+    return [a.astype(dtype) for a in found]
 
 
 def _check_finite(name, **arrays):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
+from . import _checks
 from .losses import AbstractLoss
 from .variants import Prepared
 
@@ -38,6 +39,7 @@ class FunctionLoss(AbstractLoss):
     rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
 
     def __init__(self, function: Callable[[Any], Scalar]):
+        _checks.function("FunctionLoss(function)", function, "a network")
         self.arrays, self.rest = _split(function, eqx.is_array)
 
     @property
@@ -62,30 +64,32 @@ def parts(name: str, loss: Any, network: Any) -> tuple[AbstractLoss, PyTree[Arra
     """A loss, and the weights that it is a function of.
 
     Raises:
-        ValueError: If there are no weights, or they are not of floating point and of the
-            precision of the loss; if the loss is not a scalar function of the network.
+        TypeError: If the loss is no function; if weights or data are complex, of half
+            precision or whole numbers.
+        ValueError: If there are no weights, or they are not of the precision of the loss;
+            if the loss is not a scalar function of the network.
     """
-    arrays = [leaf for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)]
-    kinds = sorted({str(leaf.dtype) for leaf in arrays})
-    if not arrays or not all(eqx.is_inexact_array(leaf) for leaf in arrays):
-        raise ValueError(
-            f"`{name}(network=...)` must be made of floating-point arrays, but holds "
-            f"{kinds or 'no arrays'}. Make whole numbers static fields, "
-            "`equinox.field(static=True)`, or close over them."
-        )
-    data = {d.dtype.name for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
-    if len(data | set(kinds)) > 1:
+    leaves = _checks.weights(name, network)
+    kinds = {leaf.dtype for leaf in leaves}
+    data = {d.dtype for d in jax.tree.leaves(loss) if eqx.is_inexact_array(d)}
+    if len(data | kinds) > 1:
+        for dtype in sorted(data - kinds, key=str):
+            _checks.precision(f"{name}(loss=...)", dtype)
         raise ValueError(
             f"`{name}` needs one precision throughout, but the network is in "
-            f"{kinds} and the loss in {sorted(data)}. Build both after "
+            f"{_names(kinds)} and the loss in {_names(data)}. Build both after "
             '`jax.config.update("jax_enable_x64", True)`, or cast one of them.'
         )
     if not isinstance(loss, AbstractLoss):
         loss = _checked(name, loss, network)
-    if len(jax.tree.leaves(network)) == len(arrays):
+    if len(jax.tree.leaves(network)) == len(leaves):
         return loss, network
     weights, rest = _split(network, eqx.is_inexact_array)
     return Completed(loss=loss, rest=rest), weights  # pyright: ignore
+
+
+def _names(dtypes):
+    return sorted(str(dtype) for dtype in dtypes)
 
 
 def whole(loss: AbstractLoss, network: PyTree) -> tuple[AbstractLoss, PyTree]:
@@ -110,26 +114,43 @@ def of_modules(
 
 def _checked(name: str, function: Any, network: Any) -> AbstractLoss:
     if not callable(function):
-        raise ValueError(
+        raise TypeError(
             f"`{name}(loss=...)` must be a loss or a scalar function of a network, but is "
-            f"of type `{type(function).__name__}`."
+            f"{_checks.brief(function)}."
         )
-    found = eqx.filter_eval_shape(function, network)
-    if getattr(found, "shape", None) != () or not eqx.is_inexact_array(
-        jnp.zeros((), getattr(found, "dtype", int))
-    ):
-        given = getattr(found, "shape", type(found).__name__)
+    try:
+        found = eqx.filter_eval_shape(function, network)
+    except Exception as error:
+        raise ValueError(
+            f"`{name}(loss=...)` must be a function of the network alone that JAX can "
+            f"trace, but fails with `{type(error).__name__}`: {error}"
+        ) from error
+    if isinstance(found, tuple):
+        raise ValueError(
+            f"`{name}(loss=...)` must return one number, but returns {len(found)} things. "
+            "Return the value alone, without what belongs to it: "
+            "`lambda network: function(network)[0]`."
+        )
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+        _checks.precision(f"{name}(loss=...)", dtype)
+    if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        given = type(found).__name__ if shape is None else f"an array of {dtype}"
         raise ValueError(
             f"`{name}(loss=...)` must return one number of floating point for a network, "
-            f"but returns {given} of {getattr(found, 'dtype', 'no precision')}. Take a "
-            "mean or a sum."
+            f"but returns {given}."
+        )
+    if shape:
+        raise ValueError(
+            f"`{name}(loss=...)` must return one number for a network, but returns an "
+            f"array of shape {shape}. Take a mean or a sum."
         )
     own = {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array))}
-    if own != {found.dtype}:  # By data that it closes over, in no leaf.
+    if own != {dtype}:  # By data that it closes over, in no leaf.
         raise ValueError(
-            f"`{name}` needs one precision throughout, but the network is in "
-            f"{sorted(str(dtype) for dtype in own)} and the loss returns {found.dtype}. "
-            "Cast the network, or the data that the function closes over."
+            f"`{name}` needs one precision throughout, but the network is in {_names(own)} "
+            f"and the loss returns {dtype}. Cast the network, or the data that the "
+            "function closes over."
         )
     return FunctionLoss(function)  # pyright: ignore
 

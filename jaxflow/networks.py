@@ -5,15 +5,68 @@ import functools as ft
 import itertools as it
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar, ScalarLike
+
+from . import _checks
+
+
+def _arrays(name: str):
+    """Layers as a tuple of real arrays, also from lists and NumPy."""
+
+    def convert(weights: Sequence[ArrayLike]):
+        if not isinstance(weights, tuple | list):
+            raise TypeError(
+                f"`{name}` must be a tuple of arrays, but is {_checks.brief(weights)}."
+            )
+        return tuple(_as_array(f"{name}[{k}]", weight) for k, weight in enumerate(weights))
+
+    return convert
+
+
+def real_array(name: str):
+    """A real array, also from lists and NumPy."""
+
+    def convert(array: ArrayLike):
+        return _as_array(name, array)
+
+    return convert
+
+
+def optional_array(name: str):
+    """The same, or none."""
+
+    def convert(array: ArrayLike | None):
+        return None if array is None else _as_array(name, array)
+
+    return convert
+
+
+def _as_array(name, array):
+    abstract = isinstance(array, jax.ShapeDtypeStruct)
+    return array if abstract else _checks.numbers(name, array)
+
+
+def _activation(name: str):
+    def convert(activation: Callable[[Array], Array]):
+        _checks.function(name, activation, "one number")
+        return activation
+
+    return convert
+
+
+def strengths(name: str):
+    """Numbers of the default precision, of which `per_layer` says whether they fit."""
+
+    def convert(values: ArrayLike):
+        return _checks.real(name, values, _checks.REAL, dtype=float, ndim=None)
+
+    return convert
 
 
 class AbstractLayered(eqx.Module):
@@ -97,7 +150,9 @@ class DeepLinear(AbstractDense):
         ValueError: If there are no factors, or they do not chain.
     """
 
-    weights: tuple[Float[Array, "_ _"], ...]
+    weights: tuple[Float[Array, "_ _"], ...] = eqx.field(
+        converter=_arrays("DeepLinear(weights=...)")
+    )
 
     @property
     def product(self) -> Float[Array, "out in"]:
@@ -139,8 +194,12 @@ class MLP(AbstractDense):
         ValueError: If there are no layers, or they do not chain.
     """
 
-    weights: tuple[Float[Array, "_ _"], ...]
-    activation: Callable[[Array], Array] = eqx.field(static=True)
+    weights: tuple[Float[Array, "_ _"], ...] = eqx.field(
+        converter=_arrays("MLP(weights=...)")
+    )
+    activation: Callable[[Array], Array] = eqx.field(
+        static=True, converter=_activation("MLP(activation=...)")
+    )
 
     def layer(self, k: int, h: Float[Array, " in"]) -> Float[Array, " out"]:
         before = self.weights[k] @ h
@@ -162,8 +221,12 @@ class ResidualMLP(AbstractDense):
         ValueError: If there are no layers, or they are not square.
     """
 
-    weights: tuple[Float[Array, "_ _"], ...]
-    activation: Callable[[Array], Array] = eqx.field(static=True)
+    weights: tuple[Float[Array, "_ _"], ...] = eqx.field(
+        converter=_arrays("ResidualMLP(weights=...)")
+    )
+    activation: Callable[[Array], Array] = eqx.field(
+        static=True, converter=_activation("ResidualMLP(activation=...)")
+    )
 
     def __check_init__(self):
         if len(set(self.widths)) > 1:
@@ -196,8 +259,12 @@ class DiagonalLinear(eqx.Module):
             or the power is not positive.
     """
 
-    positive: Float[Array, "layers in"]
-    negative: Float[Array, "_ _"] | None = None
+    positive: Float[Array, "layers in"] = eqx.field(
+        converter=real_array("DiagonalLinear(positive=...)")
+    )
+    negative: Float[Array, "_ _"] | None = eqx.field(
+        default=None, converter=optional_array("DiagonalLinear(negative=...)")
+    )
     power: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
@@ -211,10 +278,7 @@ class DiagonalLinear(eqx.Module):
                     f"inputs as the others, but has shape {layers.shape}, and `positive` "
                     f"{self.positive.shape}. A single layer `u` is `u[None]`."
                 )
-        if self.power < 1:
-            raise ValueError(
-                f"`DiagonalLinear(power=...)` must be positive, but is {self.power}."
-            )
+        _checks.whole("DiagonalLinear(power=...)", self.power)
 
     @property
     def product(self) -> Float[Array, "1 in"]:
@@ -243,7 +307,9 @@ class SymmetricLinear(eqx.Module):
         ValueError: If the factor is no matrix.
     """
 
-    factor: Float[Array, "in hidden"]
+    factor: Float[Array, "in hidden"] = eqx.field(
+        converter=real_array("SymmetricLinear(factor=...)")
+    )
 
     def __check_init__(self):
         if self.factor.ndim != 2:
@@ -293,19 +359,25 @@ class ConvNet(AbstractLayered):
             positive.
     """
 
-    kernels: tuple[Float[Array, "_ _ _ _"], ...]
-    readout: Float[Array, "out features"]
-    activation: Callable[[Array], Array] = eqx.field(static=True)
+    kernels: tuple[Float[Array, "_ _ _ _"], ...] = eqx.field(
+        converter=_arrays("ConvNet(kernels=...)")
+    )
+    readout: Float[Array, "out features"] = eqx.field(
+        converter=real_array("ConvNet(readout=...)")
+    )
+    activation: Callable[[Array], Array] = eqx.field(
+        static=True, converter=_activation("ConvNet(activation=...)")
+    )
     image: tuple[int, int, int] = eqx.field(static=True)
     stride: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        sizes = (*self.image, self.stride)
-        if not isinstance(self.image, tuple) or len(sizes) != 4 or min(sizes) < 1:
+        sizes = _checks.widths("ConvNet(image=...)", self.image)
+        _checks.whole("ConvNet(stride=...)", self.stride)
+        if not isinstance(self.image, tuple) or len(sizes) != 3:
             raise ValueError(
-                "`ConvNet(image=..., stride=...)` must be a tuple of the channels, height "
-                f"and width of an image, and a step, all positive, but are {self.image} "
-                f"and {self.stride}."
+                "`ConvNet(image=...)` must be a tuple of the channels, height and width of "
+                f"an image, but is {self.image}."
             )
         if not self.kernels:
             raise ValueError("`ConvNet(kernels=...)` must hold a kernel, but is empty.")
@@ -367,7 +439,9 @@ class Committee(eqx.Module):
             their number is even, or that for a difference is odd.
     """
 
-    weights: Float[Array, "hidden in"]
+    weights: Float[Array, "hidden in"] = eqx.field(
+        converter=real_array("Committee(weights=...)")
+    )
     tree: bool = eqx.field(static=True, default=True)
     unit: Callable[[Array], Array] | None = eqx.field(static=True, default=jnp.sign)
     vote: str = eqx.field(static=True, default="sum")
@@ -379,11 +453,9 @@ class Committee(eqx.Module):
                 f"unit, but has shape {self.weights.shape}."
             )
         hidden = self.weights.shape[0]
-        if self.vote not in ("sum", "difference", "product"):
-            raise ValueError(
-                '`Committee(vote=...)` must be "sum", "difference" or "product", but is '
-                f"{self.vote!r}."
-            )
+        if self.unit is not None:
+            _checks.function("Committee(unit=...)", self.unit, "one number")
+        _checks.choice("Committee(vote=...)", self.vote, ("sum", "difference", "product"))
         if self.vote == "difference" and hidden % 2:
             raise ValueError(
                 '`Committee(vote="difference")` must have as many units for as against, '
@@ -442,6 +514,7 @@ def gaussian_factors(
     key: PRNGKeyArray, shape: tuple[int, ...], variance: Scalar
 ) -> Float[Array, "..."]:
     """Normal factors of mean one."""
+    key, variance = _check_factors("gaussian_factors", key, variance)
     return 1 + jnp.sqrt(variance) * jr.normal(key, shape, variance.dtype)
 
 
@@ -452,8 +525,14 @@ def dropout_factors(
 
     So a dropout rate of $r$ has the variance $r / (1 - r)$.
     """
+    key, variance = _check_factors("dropout_factors", key, variance)
     kept = jr.bernoulli(key, 1 / (1 + variance), shape)
     return jnp.where(kept, 1 + variance, 0)
+
+
+def _check_factors(name, key, variance):
+    variance = _checks.real(f"{name}(variance=...)", variance, _checks.NOT_NEGATIVE)
+    return _checks.key(f"{name}(key=...)", key), variance
 
 
 class StochasticNeurons(eqx.Module):
@@ -476,10 +555,15 @@ class StochasticNeurons(eqx.Module):
     """
 
     network: AbstractLayered
-    variance: Float[Array, "..."] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    variance: Float[Array, "..."] = eqx.field(
+        converter=strengths("StochasticNeurons(variance=...)")
+    )
     factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
 
     def __check_init__(self):
+        _checks.kind("StochasticNeurons(network=...)", self.network, AbstractLayered)
+        what = "a key, a shape and a variance"
+        _checks.function("StochasticNeurons(factors=...)", self.factors, what)
         per_layer(self.variance, self.network.depth - 1, "StochasticNeurons(variance=...)")
 
     def __call__(self, x: Float[Array, " in"], key: PRNGKeyArray) -> Float[Array, " out"]:
@@ -506,20 +590,13 @@ def per_layer(
         ValueError: If there are neither one nor `layers`, one is not finite, or negative,
             or zero where they must be `positive`. Where that is known while tracing.
     """
-    known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
-    given = np.asarray(values, float) if known else None
-    kept = eqx.is_inexact_array(values)  # With its precision.
-    array: Any = values if kept else jnp.asarray(values, float)  # pyright: ignore
+    must = _checks.POSITIVE if positive else _checks.NOT_NEGATIVE
+    array = _checks.real(name, values, must, ndim=None)
     if array.ndim and array.shape != (layers,):
         raise ValueError(
             f"`{name}` must be one number, or one for each of {layers} layers, but has "
             f"shape {array.shape}."
         )
-    if given is not None:
-        inside = np.isfinite(given) & ((given > 0) if positive else (given >= 0))
-        if not np.all(inside):
-            wanted = "positive" if positive else "not negative"
-            raise ValueError(f"`{name}` must be finite and {wanted}, but is {given}.")
     return jnp.broadcast_to(array, (layers,))
 
 

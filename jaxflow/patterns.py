@@ -18,7 +18,8 @@ from jaxtyping import (
     ScalarLike,
 )
 
-from .losses import AbstractLoss
+from . import _checks
+from .losses import AbstractLoss, each
 from .networks import Committee
 
 
@@ -57,11 +58,14 @@ class Classification(AbstractLoss):
         robustness: ScalarLike = 1.0,
         gain: ScalarLike = 1.0,
     ):
-        x = jnp.asarray(x)
-        dtype = jnp.result_type(float, x)
-        self.x, self.y = x.astype(dtype), jnp.asarray(y, dtype)
-        self.robustness = jnp.asarray(robustness, dtype)
-        self.gain = jnp.asarray(gain, dtype)
+        name = "Classification({}=...)".format
+        self.x = _checks.real(name("x"), x, ndim=None)
+        dtype = self.x.dtype
+        self.y = _checks.numbers(name("y"), y).astype(dtype)
+        self.robustness, self.gain = (
+            _checks.real(name(what), value, _checks.POSITIVE, dtype=dtype)
+            for what, value in (("robustness", robustness), ("gain", gain))
+        )
         _check(self)
 
     @property
@@ -71,7 +75,7 @@ class Classification(AbstractLoss):
     def outputs(self, network: PyTree) -> Float[Array, " samples"]:
         if isinstance(network, Committee):
             return self._one(jax.vmap(lambda x: network.smooth(x, self.gain))(self.x))
-        return self._one(jax.vmap(network)(self.x))  # pyright: ignore
+        return self._one(each(network, self.x))
 
     def criterion(self, outputs: Float[Array, " samples"]) -> Scalar:
         scale = 2 * self.robustness
@@ -79,7 +83,7 @@ class Classification(AbstractLoss):
 
     def margins(self, network: PyTree) -> Float[Array, " samples"]:
         r"""$y_\mu \Delta(x_\mu)$, of the signs themselves: positive where it is right."""
-        return self.y * self._one(jax.vmap(network)(self.x))  # pyright: ignore
+        return self.y * self._one(each(network, self.x))
 
     def errors(self, network: PyTree) -> Float[Array, ""]:
         """The share of patterns that are wrong; what is not a number is."""
@@ -107,7 +111,7 @@ class Classification(AbstractLoss):
 
 def random_patterns(samples: int, inputs: int, *, key: PRNGKeyArray) -> Classification:
     """Patterns and labels of independent fair signs."""
-    _check_sizes("random_patterns", samples, inputs)
+    samples, inputs, key = _check_sizes("random_patterns", samples, inputs, key)
     x_key, y_key = jr.split(key)
     x = jr.rademacher(x_key, (samples, inputs), float)
     return Classification(x, jr.rademacher(y_key, (samples,), float))
@@ -125,9 +129,10 @@ def teacher_patterns(
     Raises:
         ValueError: If the network has not one output, or gives what is not a number.
     """
-    _check_sizes("teacher_patterns", samples, inputs)
+    samples, inputs, key = _check_sizes("teacher_patterns", samples, inputs, key)
     x = jr.rademacher(key, (samples, inputs), float)
-    answers = jax.vmap(teacher)(x)  # pyright: ignore
+    _checks.function("teacher_patterns(teacher=...)", teacher, "one pattern")
+    answers = each(teacher, x)
     if answers.shape[1:] != (1,):
         raise ValueError(
             "`teacher_patterns(teacher=...)` must return one output, whose sign is the "
@@ -165,15 +170,12 @@ def mixture_patterns(
     Raises:
         ValueError: If a number is not positive, or `flips` not between 0 and 1.
     """
-    _check_sizes("mixture_patterns", samples, inputs)
-    if prototypes < 1:
-        raise ValueError(
-            f"`mixture_patterns(prototypes=...)` must be at least 1, but is {prototypes}."
-        )
-    if not 0 <= flips <= 1:
-        raise ValueError(
-            f"`mixture_patterns(flips=...)` must be between 0 and 1, but is {flips}."
-        )
+    samples, inputs, key = _check_sizes("mixture_patterns", samples, inputs, key)
+    name = "mixture_patterns({}=...)".format
+    prototypes = _checks.whole(name("prototypes"), prototypes)
+    share = _checks.Must("be between 0 and 1", lambda p: (p >= 0) & (p <= 1))
+    flips = _checks.real(name("flips"), flips, share, dtype=float)
+    data_key = _checks.key(name("data_key"), data_key)
     which_key, flip_key = jr.split(key)
     corners = jr.rademacher(data_key, (2 * prototypes, inputs), float)
     which = jr.randint(which_key, (samples,), 0, 2 * prototypes)
@@ -182,11 +184,12 @@ def mixture_patterns(
     return Classification(x, jnp.where(which < prototypes, 1.0, -1.0))
 
 
-def _check_sizes(name, samples, inputs):
-    if samples < 1 or inputs < 1:
-        raise ValueError(
-            f"`{name}` must have patterns and inputs, but has {samples} and {inputs}."
-        )
+def _check_sizes(name, samples, inputs, key):
+    return (
+        _checks.whole(f"{name}(samples=...)", samples),
+        _checks.whole(f"{name}(inputs=...)", inputs),
+        _checks.key(f"{name}(key=...)", key),
+    )
 
 
 def _check(loss):
@@ -195,17 +198,6 @@ def _check(loss):
             "`Classification(x, y)` must hold one pattern a row and one label each, but "
             f"the shapes are {loss.x.shape} and {loss.y.shape}."
         )
-    for name in ("robustness", "gain"):
-        value = getattr(loss, name)
-        if value.ndim:
-            raise ValueError(
-                f"`Classification({name}=...)` must be one number, but has shape "
-                f"{value.shape}. Batch the loss with `jax.vmap`."
-            )
-        if not isinstance(value, Tracer) and not np.asarray(value) > 0:
-            raise ValueError(
-                f"`Classification({name}=...)` must be positive, but is {value}."
-            )
     if not isinstance(loss.y, Tracer):
         labels = np.unique(np.asarray(loss.y))
         if not np.isin(labels, (-1.0, 1.0)).all():
@@ -213,5 +205,3 @@ def _check(loss):
                 "`Classification(y=...)` must be labels 1 and -1, but holds "
                 f"{labels[:5]}. For two classes 0 and 1 pass `2 * y - 1`."
             )
-    if not isinstance(loss.x, Tracer) and not np.isfinite(np.asarray(loss.x)).all():
-        raise ValueError("`Classification(x=...)` must be finite, but is not.")

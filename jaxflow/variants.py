@@ -5,10 +5,24 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import (
+    Array,
+    Bool,
+    Float,
+    Int,
+    PRNGKeyArray,
+    PyTree,
+    Scalar,
+    ScalarLike,
+)
 
+from . import _checks
 from .losses import AbstractLoss
+
+
+def _check_loss(name, loss):
+    way = "Of a function make a loss by `FunctionLoss`."
+    _checks.kind(name, loss, AbstractLoss, way)
 
 
 class Variant(AbstractLoss):
@@ -81,7 +95,9 @@ class Annealed(Prepared):
     schedules: tuple[Callable[[Array], Array], ...] = eqx.field(static=True)
 
     def __init__(self, loss: AbstractLoss, **schedules: Callable[[Array], Array]):
-        for name in schedules:
+        _check_loss("Annealed(loss)", loss)
+        for name, schedule in schedules.items():
+            _checks.function(f"Annealed({name}=...)", schedule, "the steps taken")
             if not eqx.is_inexact_array(getattr(loss, name, None)):
                 raise ValueError(
                     f"`Annealed({name}=...)` must name a number of the loss, but "
@@ -114,6 +130,9 @@ class Normalised(Prepared):
 
     loss: AbstractLoss
 
+    def __check_init__(self):
+        _check_loss("Normalised(loss)", self.loss)
+
     def prepare(self, network: PyTree) -> PyTree:
         return normalise(network)
 
@@ -137,14 +156,13 @@ class Replicated(Variant):
     """
 
     loss: AbstractLoss
-    coupling: Float[Array, ""] = eqx.field(converter=lambda s: jnp.asarray(s, float))
+    coupling: Float[Array, ""]
 
-    def __check_init__(self):
-        coupling = self.coupling
-        if not isinstance(coupling, Tracer) and not coupling >= 0:
-            raise ValueError(
-                f"`Replicated(coupling=...)` must not be negative, but is {coupling}."
-            )
+    def __init__(self, loss: AbstractLoss, coupling: ScalarLike):
+        _check_loss("Replicated(loss)", loss)
+        name = "Replicated(coupling=...)"
+        self.loss = loss
+        self.coupling = _checks.real(name, coupling, _checks.NOT_NEGATIVE, dtype=float)
 
     def excess(self, network: PyTree) -> Scalar:
         alone = jnp.sum(jax.vmap(self.loss.excess)(network))
@@ -158,6 +176,8 @@ class Replicated(Variant):
 
 def centre(network: PyTree) -> PyTree[Array]:
     """The mean of a stack of networks."""
+    if any(leaf.ndim == 0 for leaf in _checks.weights("centre", network)):
+        raise ValueError("`centre(network)` must be a stack of networks, but is one.")
     return jax.tree.map(lambda w: jnp.mean(w, axis=0), network)
 
 

@@ -244,14 +244,14 @@ STRENGTHS = {
     ),
     "negative samples": (
         lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), (0.1, -1.0), jr.key(0)),
-        "not negative",
+        "not be negative",
     ),
     "no draws": (
         lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.1, jr.key(0), 0),
         "positive, but is 0",
     ),
     "neurons": (lambda: jf.StochasticNeurons(fitting(X, Y), (0.1, 0.1, 0.1)), r"\(3,\)"),
-    "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "finite and not negative"),
+    "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "must not be negative"),
     "decays": (
         lambda: jf.WeightDecay((0.1,) * 3)(fitting(X, Y)),
         r"each of 2 layers.*\(3,\)",
@@ -365,7 +365,7 @@ def test_a_network_that_does_not_fit_is_told_its_widths():
 
 @pytest.mark.parametrize("factor", [-1.0, np.nan])
 def test_a_factor_must_be_positive(factor):
-    with pytest.raises(ValueError, match="multiplied by a positive number"):
+    with pytest.raises(ValueError, match=r"`factor \* loss` must not be negative"):
         factor * jf.WeightDecay(1.0)
 
 
@@ -608,3 +608,16 @@ NO_LABELS = {
 def test_labels_and_measurements_that_make_no_problem_are_refused(make, fact):
     with pytest.raises(ValueError, match=fact):
         make()
+
+
+def test_a_factor_of_a_regression_is_the_other_convention_in_all_theories(problem):
+    half, names = 0.5 * problem, jf.theory
+    sharpest, matrix = names.marion_chizat_2024, names.mulayoff_michaeli_2020
+    for function in (sharpest.flattest_sharpness, matrix.least_trace):
+        np.testing.assert_allclose(function(half, 3), function(problem, 3) / 2, rtol=1e-12)
+    late, early = (sharpest.escape_time(p, 3, 1e-3) for p in (half, problem))
+    np.testing.assert_allclose(late, 2 * early, rtol=1e-12)
+    decayed = names.ziyin_li_meng_2022.minimum
+    one, other = decayed(half, (2, 2), decay=0.05), decayed(problem, (2, 2), decay=0.1)
+    np.testing.assert_allclose(one.map, other.map, rtol=1e-9)
+    np.testing.assert_allclose(one.loss, other.loss / 2, rtol=1e-9)

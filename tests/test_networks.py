@@ -244,7 +244,7 @@ REFUSED = {
     ),
     "stride": (
         lambda: jf.ConvNet((ONES((1, 1, 3, 3)),), ONES((1, 4)), jnp.tanh, (1, 2, 2), 0),
-        "all positive.* and 0",
+        r"stride=...\)` must be positive, but is 0",
     ),
 }
 

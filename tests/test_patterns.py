@@ -111,7 +111,7 @@ def test_a_loss_of_patterns_works_for_any_network_of_one_output():
         (lambda: jf.init.committee(3, 10, key=KEY), "multiple of `hidden`.*next is 12"),
         (lambda: jf.init.committee(3, 12, vote="difference", key=KEY), "even number"),
         (lambda: jf.init.committee(3, 12, vote="most", key=KEY), "but is 'most'"),
-        (lambda: jf.init.committee(0, 12, key=KEY), "they are 0 and 12"),
+        (lambda: jf.init.committee(0, 12, key=KEY), "must be positive, but is 0"),
         (lambda: jf.Classification(jnp.ones((2, 3)), jnp.array([0, 1])), "`2 \\* y - 1`"),
         (lambda: jf.Classification(jnp.ones((2, 3)), jnp.ones(3)), "one label each"),
         (

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import norm, tree_isfinite
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
@@ -26,10 +27,10 @@ from .trajectory import (
     Observable,
     Status,
     Trajectory,
+    check_watch,
     judge,
     record,
     returned,
-    value,
 )
 
 # Directions to begin with, where not told.
@@ -113,26 +114,27 @@ def central_flow(
     """
     loss, network = parts("central_flow", loss, network)
     flat = jax.eval_shape(lambda: ravel_pytree(network)[0])
-    if steps < 1:
-        raise ValueError(f"`central_flow(steps=...)` must be positive, but is {steps}.")
+    observe = check_watch("central_flow", observe, None, progress_meter)
+    average = check_watch("central_flow", average, what="average")
+    steps = _checks.whole("central_flow(steps=...)", steps, 1, 2**24)
+    every = _checks.whole("central_flow(every=...)", every)
     every = check_every(every, steps, "central_flow")  # pyright: ignore
-    if directions is not None and not 1 <= directions <= flat.size:
-        raise ValueError(
-            f"`central_flow(directions=...)` must be between 1 and {flat.size}, the number "
-            f"of weights, but is {directions}."
-        )
-    for name, given in (("rtol", rtol), ("max_step", max_step), ("step_size", step_size)):
-        if not isinstance(given, Tracer) and not 0 < float(given) < float("inf"):  # pyright: ignore
-            raise ValueError(
-                f"`central_flow({name}=...)` must be positive, but is {given}."
-            )
-    rule = _rule(optimizer, jnp.asarray(step_size, flat.dtype))
-    observe = {"loss": value} if observe is None else dict(observe)
-    average = {"loss": value} if average is None else dict(average)
+    if directions is not None:
+        name = "central_flow(directions=...)"
+        directions = _checks.whole(name, directions, 1, flat.size)
+    given = {"rtol": rtol, "max_step": max_step, "step_size": step_size}
+    *control, step_size = (
+        _checks.real(f"central_flow({name}=...)", value, _checks.POSITIVE, dtype=flat.dtype)
+        for name, value in given.items()
+    )
+    rule = _rule(optimizer, step_size)
     longest = 100 * steps + 1000 if max_steps is None else max_steps
-    control = jnp.asarray(rtol, flat.dtype), jnp.asarray(max_step, flat.dtype)
-    key = jr.key(seed)
-    limit = jnp.asarray(tolerance)
+    longest = _checks.whole("central_flow(max_steps=...)", longest)
+    _checks.kind("central_flow(adjoint=...)", adjoint, dfx.AbstractAdjoint)
+    key = _checks.seed("central_flow(seed=...)", seed)
+    limit = _checks.real(
+        "central_flow(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=flat.dtype
+    )
     task = loss, network, rule, control, key, limit, observe, average
     count = min(FEW, flat.size) if directions is None else directions
     while True:

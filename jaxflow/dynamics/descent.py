@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import tree_isfinite, tree_norm
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
@@ -25,10 +25,10 @@ from .exponential import depends
 from .trajectory import (
     Observable,
     Trajectory,
+    check_watch,
     judge,
     record,
     returned,
-    value,
     with_state,
 )
 
@@ -80,7 +80,8 @@ def gradient_descent(
         until: Stop at the first record where this observable is true.
         optimizer: An Optax optimiser that takes a step size, such as `optax.adam` or
             `equinox.Partial(optax.sgd, momentum=0.9)`; or a whole
-            `optax.GradientTransformation`, which then leaves no use for `step_size`.
+            `optax.GradientTransformation`, or `optax.MultiSteps`, which then leaves no use
+            for `step_size`.
         batch_size: Samples in a mini-batch, drawn without replacement from an order that
             is shuffled anew for every epoch; a last incomplete batch is left out. Needs
             a loss that holds samples, and `key`. Defaults to all samples at every step.
@@ -99,9 +100,13 @@ def gradient_descent(
     """
     loss, network = parts("gradient_descent", loss, network)
     dtype = jax.tree.leaves(network)[0].dtype
-    if steps < 1:
-        raise ValueError(f"`gradient_descent(steps=...)` must be positive, but is {steps}.")
+    observe = check_watch("gradient_descent", observe, until, progress_meter)
+    steps = _checks.whole("gradient_descent(steps=...)", steps)
     every = check_every(every, steps)
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        _checks.function("gradient_descent(optimizer=...)", optimizer, "a step size")
     if isinstance(optimizer, optax.GradientTransformation) != (step_size is None):
         raise ValueError(
             "`gradient_descent` needs either a `step_size`, for an `optimizer` that takes "
@@ -109,7 +114,9 @@ def gradient_descent(
             f"`optax.adam(1e-3)`, but `step_size` is {step_size}."
         )
     if not callable(step_size) and step_size is not None:
-        step_size = _check_step_size(jnp.asarray(step_size, dtype))
+        step_size = _checks.real(
+            "gradient_descent(step_size=...)", step_size, _checks.POSITIVE, dtype=dtype
+        )
     samples = loss.samples
     if batch_size is not None:
         if samples is None:
@@ -117,23 +124,24 @@ def gradient_descent(
                 "`gradient_descent(batch_size=...)` needs a loss that holds samples, but "
                 f"`{type(loss).__name__}` does not. Use `MeanSquaredError(x, y)`."
             )
-        if not 1 <= batch_size <= samples:
-            raise ValueError(
-                "`gradient_descent(batch_size=...)` must be between 1 and the number of "
-                f"samples, {samples}, but is {batch_size}."
-            )
+        batch_size = _checks.whole(
+            "gradient_descent(batch_size=...)", batch_size, 1, samples
+        )
         if key is None:
             raise ValueError("`gradient_descent(batch_size=...)` needs a `key`.")
-    elif key is not None and not depends(ft.partial(_redrawn, loss), key):
-        raise ValueError(
-            "`gradient_descent(key=...)` needs something random, but there are no "
-            f"mini-batches, and nothing in this `{type(loss).__name__}` is drawn. Give a "
-            "`batch_size`, or leave out the key."
-        )
-    observe = {"loss": value} if observe is None else dict(observe)
+    if key is not None:
+        _checks.key("gradient_descent(key=...)", key)
+        if batch_size is None and not depends(ft.partial(_redrawn, loss), key):
+            raise ValueError(
+                "`gradient_descent(key=...)` needs something random, but there are no "
+                f"mini-batches, and nothing in this `{type(loss).__name__}` is drawn. Give "
+                "a `batch_size`, or leave out the key."
+            )
+    tolerance = _checks.real(
+        "gradient_descent(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
+    )
     options = (optimizer, steps, every, batch_size, progress_meter)
-    tolerances = jnp.asarray(tolerance)
-    task = loss, network, step_size, key, tolerances, observe, until, options
+    task = loss, network, step_size, key, tolerance, observe, until, options
     return returned(loss, _descend(*task))
 
 
@@ -146,34 +154,21 @@ def check_every(
     every: int | Sequence[int], steps: int, name: str = "gradient_descent"
 ) -> int | tuple[int, ...]:
     """When to record, if that is possible."""
-    if not isinstance(every, int | np.integer):
-        every = tuple(int(count) for count in every)
+    if isinstance(every, Sequence | np.ndarray) and not isinstance(every, str):
+        every = _checks.widths(f"{name}(every=...)", every)
         if any(b <= a for a, b in it.pairwise((0, *every))) or every[-1:] != (steps,):
             raise ValueError(
                 f"`{name}(every=...)` must be positive, increase, and end with "
                 f"`steps`, but is {every} for {steps} steps."
             )
         return every
-    if every < 1:
-        raise ValueError(f"`{name}(every=...)` must be positive, but is {every}.")
+    every = _checks.whole(f"{name}(every=...)", every)
     if steps % every:
         raise ValueError(
             f"`{name}(every=...)` must divide `steps`, but is {every} for "
             f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
         )
-    return int(every)
-
-
-def _check_step_size(step_size: Array) -> Array:
-    if isinstance(step_size, Tracer):
-        return step_size
-    known = np.asarray(step_size)  # While tracing, JAX would trace the comparison.
-    if known.ndim or not np.isfinite(known) or known <= 0:
-        raise ValueError(
-            "`gradient_descent(step_size=...)` must be one positive number, but is "
-            f"{step_size}. For several, use `equinox.filter_vmap`."
-        )
-    return step_size
+    return every
 
 
 @eqx.filter_jit
@@ -330,6 +325,8 @@ class _Step(eqx.Module):
     def transform(self) -> optax.GradientTransformationExtraArgs:
         whole = isinstance(self.optimizer, optax.GradientTransformation)
         transform = self.optimizer if whole else self.optimizer(self.step_size)  # pyright: ignore
+        name = "gradient_descent(optimizer=...)(step_size)"
+        _checks.kind(name, transform, optax.GradientTransformation)
         return optax.with_extra_args_support(transform)  # pyright: ignore
 
     def init(self, network) -> _State:

@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .. import _checks
 from .._linalg.norms import norm
 from .krylov import Modes, krylov, phi
 
@@ -47,6 +48,11 @@ class ExponentialRosenbrock(dfx.AbstractAdaptiveSolver):
 
     tolerance: float = 1e-12
     krylov: int = 40
+
+    def __check_init__(self):
+        name = "ExponentialRosenbrock({}=...)".format
+        _checks.number(name("tolerance"), self.tolerance, _checks.POSITIVE)
+        _checks.whole(name("krylov"), self.krylov)
 
     term_structure = dfx.AbstractTerm
     interpolation_cls = staticmethod(lambda **info: _Extension(**info))

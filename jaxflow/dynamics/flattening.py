@@ -10,7 +10,8 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ..losses import Regression
+from .. import _checks
+from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear, chain
 
 
@@ -47,13 +48,14 @@ def flatten(
         random starts none were seen for the sharpness.
 
     Raises:
-        ValueError: If the network does not fit the loss, or a hidden layer is narrower
-            than the rank of the target.
+        ValueError: If the network does not fit the loss, there is a readout, or a hidden
+            layer is narrower than the rank of the target.
     """
-    loss.linear_map(network)
-    if loss.readout is not None:
-        raise ValueError("`flatten` trains all layers, but the problem has a readout.")
-    target = loss.target
+    needs_regression("flatten(loss=...)", loss, readout=False)
+    needs_linear("flatten", network, loss)
+    _checks.function("flatten(measure=...)", measure, "a loss and a network")
+    steps = _checks.whole("flatten(steps=...)", steps)
+    target = _checks.real("flatten(loss=...)", loss.target, ndim=2)
     left, values, right = jnp.linalg.svd(target, full_matrices=False)
     rank = values.size
     if not isinstance(values, Tracer):

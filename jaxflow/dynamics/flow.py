@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import tree_norm
 from ..modules import Loss, parts, whole
 from .batching import in_turn
@@ -22,6 +23,7 @@ from .trajectory import (
     Status,
     Trajectory,
     arrived,
+    check_watch,
     judge,
     record,
     returned,
@@ -62,8 +64,9 @@ def gradient_flow(
             `jnp.inf` as the last is where the run has arrived, see `Status`.
         observe: What to report at each time, by name. Defaults to the loss alone.
         until: Stop as soon as this observable is true.
-        solver: Any Diffrax ODE solver. By default `diffrax.Tsit5`, and from where
-            stability rather than accuracy limits its steps, `ExponentialRosenbrock`.
+        solver: Any Diffrax ODE solver that estimates its error. By default
+            `diffrax.Tsit5`, and from where stability rather than accuracy limits its steps,
+            `ExponentialRosenbrock`.
         rtol: Relative error allowed in one step; `1e-8` in float64, `1e-5` in float32.
         atol: Absolute error allowed in one step, in the units of the weights; by default
             a hundredth of `rtol` of their root mean square at the start. Of a start at
@@ -96,7 +99,17 @@ def gradient_flow(
     dtype = jax.tree.leaves(network)[0].dtype
     double = dtype == jnp.float64
     finest = 8 * float(jnp.finfo(dtype).eps)
+    observe = check_watch("gradient_flow", observe, until, progress_meter)
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
+    rtol = _checks.number("gradient_flow(rtol=...)", rtol)
+    atol = None if atol is None else _checks.number("gradient_flow(atol=...)", atol)
+    max_steps = _checks.whole("gradient_flow(max_steps=...)", max_steps)
+    _checks.kind("gradient_flow(adjoint=...)", adjoint, dfx.AbstractAdjoint)
+    if max_step is not None:
+        what = "a loss and a network"
+        _checks.function("gradient_flow(max_step=...)", max_step, what)
+    if solver is not None:
+        _check_solver(solver)
     if not rtol >= finest:
         raise ValueError(
             f"`gradient_flow(rtol={rtol})` must be coarser than the rounding of "
@@ -104,6 +117,7 @@ def gradient_flow(
         )
     if atol is not None and not atol >= 0:
         raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
+    _checks.numbers("gradient_flow(times=...)", times)
     traced = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
     times = jnp.asarray(times, dtype) if traced else np.asarray(times, dtype)
     if times.ndim != 1 or times.size < 2:
@@ -120,12 +134,14 @@ def gradient_flow(
         )
     if tolerance is None:
         tolerance = (1e-12 if double else 1e-6) if endless else 1e-8
+    tolerance = _checks.real(
+        "gradient_flow(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
+    )
     solvers = (solver,)
     if solver is None:
         stiff = ExponentialRosenbrock(tolerance=rtol / 1e4)
         solvers = (dfx.Tsit5(),) if back else (_Tsit5UntilStiff(), stiff)
-    observe = {"loss": value} if observe is None else dict(observe)
-    task = loss, network, jnp.asarray(times), jnp.asarray(tolerance, dtype)
+    task = loss, network, jnp.asarray(times), tolerance
     control = rtol, atol, max_step
     options = control, adjoint, max_steps, progress_meter
     run = _flow(*task, observe, until, solvers, options, throw, endless)
@@ -149,6 +165,7 @@ class at_limit(eqx.Module):
     options: dict[str, Any]
 
     def __init__(self, observable: Observable, **options: Any):
+        _checks.function("at_limit(observable)", observable, "a loss and a network")
         self.observable, self.options = observable, {"throw": False, **options}
 
     def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
@@ -157,6 +174,18 @@ class at_limit(eqx.Module):
 
 
 _FINER = ' For finer flows use `jax.config.update("jax_enable_x64", True)`.'
+
+
+def _check_solver(solver: Any):
+    name = "gradient_flow(solver=...)"
+    _checks.kind(name, solver, dfx.AbstractSolver, "Such as `diffrax.Tsit5()`.")
+    if not isinstance(solver, dfx.AbstractAdaptiveSolver):
+        kind = type(solver).__name__
+        raise ValueError(
+            f"`{name}` must estimate its error, for the steps that it takes, but "
+            f"`diffrax.{kind}` does not: pass `diffrax.HalfSolver(diffrax.{kind}())`. With "
+            "steps of one size Euler's method is `gradient_descent`."
+        )
 
 
 def _check_times(times: np.ndarray) -> bool:

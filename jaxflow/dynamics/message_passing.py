@@ -13,6 +13,7 @@ from jax.nn import log_sigmoid, logsumexp, sigmoid
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, ArrayLike, Float, Scalar, ScalarLike
 
+from .. import _checks
 from ..networks import Committee
 from ..patterns import Classification
 from .search import check_search, search
@@ -44,8 +45,11 @@ class Focusing(eqx.Module):
     couplings: Float[Array, " steps"]
 
     def __init__(self, replicas: ArrayLike, couplings: ArrayLike):
-        self.couplings = couplings = jnp.asarray(couplings, float)
-        replicas = jnp.asarray(replicas, float)
+        replicas, couplings = (
+            _checks.numbers(f"Focusing({name}=...)", given).astype(float)
+            for name, given in (("replicas", replicas), ("couplings", couplings))
+        )
+        self.couplings = couplings
         if couplings.ndim != 1 or replicas.shape not in ((), couplings.shape):
             raise ValueError(
                 "`Focusing(replicas, couplings)` must hold one coupling for each iteration "
@@ -71,8 +75,8 @@ class Focusing(eqx.Module):
         Raises:
             ValueError: If a rate is out of range.
         """
-        rates = jnp.asarray(rates, float)
-        _check_range("Focusing.reinforcement(rates=...)", rates, 0, 1)
+        name = "Focusing.reinforcement(rates=...)"
+        rates = _checks.real(name, rates, _checks.SHARE, dtype=float, ndim=1)
         return cls(1 / (1 - rates), jnp.full_like(rates, jnp.inf))
 
     @classmethod
@@ -85,8 +89,8 @@ class Focusing(eqx.Module):
         Raises:
             ValueError: If a rate is out of range.
         """
-        rates = jnp.asarray(rates, float)
-        _check_range("Focusing.pseudo_reinforcement(rates=...)", rates, 0, 1)
+        name = "Focusing.pseudo_reinforcement(rates=...)"
+        rates = _checks.real(name, rates, _checks.SHARE, dtype=float, ndim=1)
         return cls((2 - rates) / (1 - rates), jnp.arctanh(jnp.sqrt(rates)))
 
 
@@ -174,8 +178,8 @@ def message_passing(
             "`Focusing(1.0, jnp.zeros(steps))`."
         )
     dtype = network.weights.dtype
-    damping = jnp.asarray(damping, dtype)
-    _check_range("message_passing(damping=...)", damping, 0, 1)
+    name = "message_passing(damping=...)"
+    damping = _checks.real(name, damping, _checks.SHARE, dtype=dtype)
     focusing = jax.tree.map(lambda a: a.astype(dtype), focusing)
     step = _Iteration(loss, focusing, damping, _on_signs if binary else _on_spheres)
     steps = focusing.couplings.size

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import norm
 
 
@@ -73,16 +73,22 @@ def entropy_sgd(
             does not stay so, or the noise or the memory is out of range.
     """
     for name, given, fact, holds in (
-        ("step_size", step_size, "positive", lambda x: x > 0),
-        ("scope", scope, "positive", lambda x: x > 0),
-        ("growth", growth, "above -1", lambda x: x > -1),
-        ("inner_steps", inner_steps, "at least 1", lambda x: x >= 1),
-        ("inner_step_size", inner_step_size, "positive", lambda x: x > 0),
-        ("noise", noise, "at least 0", lambda x: x >= 0),
-        ("memory", memory, "at least 0 and less than 1", lambda x: 0 <= x < 1),
+        ("step_size", step_size, "positive", _checks.POSITIVE.holds),
+        ("scope", scope, "positive", _checks.POSITIVE.holds),
+        ("growth", growth, "above -1", lambda x: (x > -1) & np.isfinite(x)),
+        (
+            "inner_step_size",
+            inner_step_size,
+            "positive",
+            lambda x: (x > 0) & np.isfinite(x),
+        ),
+        ("noise", noise, "at least 0", _checks.NOT_NEGATIVE.holds),
+        ("memory", memory, "at least 0 and less than 1", lambda x: (x >= 0) & (x < 1)),
     ):
-        if not isinstance(given, Tracer) and not holds(np.asarray(given)):
-            raise ValueError(f"`entropy_sgd({name}=...)` must be {fact}, but is {given}.")
+        must = _checks.Must(f"be {fact}", holds)
+        _checks.real(f"entropy_sgd({name}=...)", given, must)
+    inner_steps = _checks.whole("entropy_sgd(inner_steps=...)", inner_steps)
+    _checks.key("entropy_sgd(key=...)", key)
 
     def init(params):
         return _Langevin(key, jnp.asarray(scope, jax.tree.leaves(params)[0].dtype))

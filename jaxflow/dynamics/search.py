@@ -7,17 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import tree_isfinite
 from ..losses import AbstractLoss
 from ..modules import parts
 from ..networks import Committee
 from ..patterns import Classification
 from .descent import Way, check_every, join, travel
-from .trajectory import Observable, Status, Trajectory, record, value
+from .trajectory import Observable, Status, Trajectory, check_watch, record
 
 
 def least_action(
@@ -72,17 +71,11 @@ def least_action(
             f"{network.vote}."
         )
     dtype = network.weights.dtype
-    step_size = jnp.asarray(step_size, dtype)
-    if not isinstance(step_size, Tracer) and not np.asarray(step_size) > 0:
-        raise ValueError(
-            f"`least_action(step_size=...)` must be positive, but is {step_size}."
-        )
+    name = "least_action({}=...)".format
+    step_size = _checks.real(name("step_size"), step_size, _checks.POSITIVE, dtype=dtype)
     if not callable(noise):
-        noise = jnp.asarray(noise, dtype)
-        if not isinstance(noise, Tracer) and not np.asarray(noise) >= 0:
-            raise ValueError(
-                f"`least_action(noise=...)` must not be negative, but is {noise}."
-            )
+        noise = _checks.real(name("noise"), noise, _checks.NOT_NEGATIVE, dtype=dtype)
+    epochs, key = _checks.whole(name("epochs"), epochs), _checks.key(name("key"), key)
     epoch = _Epoch(loss, step_size, noise, key)
     return search("least_action", epoch, network, epochs, every, observe, progress_meter)
 
@@ -118,13 +111,9 @@ def search(
     stop: bool = True,
 ) -> Trajectory:
     """Steps from a network; to `stop`, until it solves the problem."""
-    if steps < 1:
-        raise ValueError(
-            f"`{name}` must take at least one step, but {steps} are asked for."
-        )
+    observe = check_watch(name, observe, None, meter)
     until = _solved if stop else None
     way = Way(steps, check_every(every, steps, name), until, meter)
-    observe = {"loss": value} if observe is None else dict(observe)
     return _search(step, network, way, observe)
 
 

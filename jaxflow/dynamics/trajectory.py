@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Callable, Mapping
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .. import _checks
 from .._linalg.norms import norm, tree_isfinite, tree_norm
 from ..kernels import batched
 from ..losses import AbstractLoss
@@ -40,6 +42,10 @@ class with_state(eqx.Module):
     """
 
     function: Callable[[AbstractLoss, PyTree[Array], PyTree], PyTree[Array]]
+
+    def __check_init__(self):
+        what = "a loss, a network and a state"
+        _checks.function("with_state(function)", self.function, what)
 
     def __call__(
         self, loss: AbstractLoss, network: PyTree, state: PyTree = None
@@ -179,6 +185,36 @@ def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
     """The network itself; of a module that holds more than weights, its weights."""
     del loss
     return network
+
+
+def check_watch(
+    name: str,
+    observe: Mapping[str, Observable] | None,
+    until: Observable | None = None,
+    meter: dfx.AbstractProgressMeter = dfx.NoProgressMeter(),
+    what: str = "observe",
+) -> dict[str, Observable]:
+    """What to observe, by name: the loss, if it is not said.
+
+    Raises:
+        TypeError: If observables are not named, or one is no function.
+    """
+    _checks.kind(f"{name}(progress_meter=...)", meter, dfx.AbstractProgressMeter)
+    if until is not None:
+        _checks.function(f"{name}(until=...)", until, "a loss and a network")
+    if observe is None:
+        return {"loss": value}
+    if not isinstance(observe, Mapping):
+        given = getattr(observe, "__name__", "sharpness")
+        raise TypeError(
+            f"`{name}({what}=...)` must name observables, such as "
+            f'`{{"{given}": jaxflow.{given}}}`, but is {_checks.brief(observe)}.'
+        )
+    for key, observable in observe.items():
+        _checks.kind(f"{name}({what}=...)", key, str)
+        part = f"{name}({what}={{{key!r}: ...}})"
+        _checks.function(part, observable, "a loss and a network")
+    return dict(observe)
 
 
 def record(

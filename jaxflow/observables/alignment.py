@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
-from ..losses import AbstractLoss
+from .. import _checks
+from ..losses import AbstractLoss, needs_linear
 from ..modules import Loss
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
 
@@ -44,11 +45,11 @@ def alignment(
             the smaller one of the pair.
 
     Raises:
-        ValueError: If a layer has fewer than `rank` singular vectors; if the network is
-            not a chain of matrices.
+        ValueError: If a layer has fewer than `rank` singular vectors, or `tolerance` is
+            not between 0 and 1; if the network is not a chain of matrices.
     """
     del loss
-    factors = _top(network, rank, tolerance)
+    factors = _top("alignment", network, rank, tolerance)
     overlaps = [
         jnp.linalg.norm(left.T @ right.T) / jnp.sqrt(jnp.minimum(first, then))
         for (left, first, _), (_, then, right) in it.pairwise(factors)
@@ -69,28 +70,30 @@ def chance_alignment(
     Arguments and errors are those of `alignment`.
     """
     del loss
+    factors = _top("chance_alignment", network, rank, tolerance)
     larger = [
         jnp.sqrt(jnp.maximum(first, then) / left.shape[0])
-        for (left, first, _), (_, then, _) in it.pairwise(_top(network, rank, tolerance))
+        for (left, first, _), (_, then, _) in it.pairwise(factors)
     ]
-    return jnp.array(larger, _matrices(network)[0].dtype)
+    return jnp.array(larger, factors[0][0].dtype)
 
 
-def _top(network, rank, tolerance):
+def _top(name, network, rank, tolerance):
     """The top singular vectors of each layer, others zero, and their number between."""
-    matrices = _matrices(network)
+    matrices = _matrices(name, network)
     thinnest = min(min(w.shape) for w in matrices)
-    if not 1 <= rank <= thinnest:
-        raise ValueError(
-            f"`alignment(rank=...)` must be between 1 and the smallest width, {thinnest}, "
-            f"but is {rank}."
+    rank = _checks.whole(f"{name}(rank=...)", rank, 1, thinnest)
+    if tolerance is not None:
+        limit = _checks.Must("be between 0 and 1", lambda x: (x >= 0) & (x <= 1))
+        tolerance = _checks.real(
+            f"{name}(tolerance=...)", tolerance, limit, dtype=matrices[0].dtype
         )
 
     def one(weight):
         left, values, right = jnp.linalg.svd(weight, full_matrices=False)
         counted = jnp.arange(values.size) < rank
         if tolerance is not None:
-            least = values[rank - 1] * (1 - jnp.asarray(tolerance, values.dtype))
+            least = values[rank - 1] * (1 - tolerance)
             counted |= values >= least
         keep = counted.astype(values.dtype)
         return left * keep[None], jnp.sum(keep), right * keep[:, None]
@@ -115,9 +118,10 @@ def path_coupling(
             end-to-end matrix.
     """
     del loss
-    states = _states(network, signal)
+    matrices = _matrices("path_coupling", network)
+    states = _states("path_coupling", network, signal)
     cosines = []
-    for w, before, after in zip(_matrices(network), states, states[1:], strict=False):
+    for w, before, after in zip(matrices, states, states[1:], strict=False):
         back = w.T @ after
         size = jnp.linalg.norm(back) * jnp.linalg.norm(before)
         cosines.append(jnp.abs(back @ before) / jnp.where(size > 0, size, 1))
@@ -132,7 +136,7 @@ def imbalance(loss: Loss, network: PyTree) -> Float[Array, " pairs"]:
     $e^{-4 \gamma t}$.
     """
     del loss
-    matrices = _matrices(network)
+    matrices = _matrices("imbalance", network)
     gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in it.pairwise(matrices)]
     return jnp.array(gaps, matrices[0].dtype)
 
@@ -149,6 +153,7 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
         ValueError: If the end-to-end matrix is not square.
     """
     del loss
+    needs_linear("determinant", network)
     if network.widths[0] != network.widths[-1]:
         raise ValueError(
             "`determinant` needs as many outputs as inputs, but the network has widths "
@@ -160,22 +165,30 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
 def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
-    values = [jnp.linalg.svd(w, compute_uv=False) for w in _matrices(network)]
+    return _singular_values("singular_values", network, jnp.nan)
+
+
+def _singular_values(name, network, filling):
+    matrices = _matrices(name, network)
+    values = [jnp.linalg.svd(w, compute_uv=False) for w in matrices]
     rank = max(v.size for v in values)
-    pad = lambda v: jnp.pad(v, (0, rank - v.size), constant_values=jnp.nan)
+    pad = lambda v: jnp.pad(v, (0, rank - v.size), constant_values=filling)
     return jnp.stack([pad(v) for v in values])
 
 
 def stable_rank(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The ratio $\|W_k\|_F^2 / \|W_k\|_2^2$: 1 for rank one; 0 for a layer of zeros."""
-    squares = singular_values(loss, network) ** 2
+    del loss
+    squares = _singular_values("stable_rank", network, 0) ** 2
     top = squares[:, 0]
-    return jnp.nansum(squares, axis=1) / jnp.where(top > 0, top, 1)
+    return jnp.sum(squares, axis=1) / jnp.where(top > 0, top, 1)
 
 
 def rank_one_gap(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The difference $\|W_k\|_F^2 - \|W_k\|_2^2$: 0 for rank one."""
-    return jnp.nansum(singular_values(loss, network)[:, 1:] ** 2, axis=1)
+    del loss
+    values = _singular_values("rank_one_gap", network, 0)
+    return jnp.sum(values[:, 1:] ** 2, axis=1)
 
 
 def gains(
@@ -194,12 +207,14 @@ def gains(
         ValueError: If the network is not linear, and there is no signal.
     """
     del loss
-    sizes = jnp.stack([jnp.linalg.norm(h) for h in _states(network, signal)])
+    states = _states("gains", network, signal)
+    sizes = jnp.stack([jnp.linalg.norm(h) for h in states])
     return sizes[1:] / jnp.where(sizes[:-1] > 0, sizes[:-1], 1)
 
 
-def _matrices(network):
+def _matrices(name, network):
     """The weights of each layer, if they are a matrix."""
+    _checks.weights(name, network)
     if isinstance(network, AbstractDense):
         return network.weights
     leaves = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
@@ -207,35 +222,39 @@ def _matrices(network):
     fit = all(a.shape[0] == b.shape[-1] for a, b in it.pairwise(layers))
     if not layers or any(w.ndim > 2 for w in layers) or not fit:
         raise ValueError(
-            "Singular structure is that of a chain of layers with a weight matrix each, of "
-            "shape (outputs, inputs), but the arrays of this "
-            f"`{type(network).__name__}` have shapes {[w.shape for w in leaves]}. Pass the "
-            "chain that is meant, as a tuple of matrices; or ask for that of the Jacobians "
-            "at an input `x`, of `network.linearised(x)`, if the network has one."
+            f"`{name}` is of a chain of layers with a weight matrix each, of shape "
+            f"(outputs, inputs), but the arrays of this `{type(network).__name__}` have "
+            f"shapes {[w.shape for w in leaves]}. Pass the chain that is meant, as a tuple "
+            "of matrices; or ask for that of the Jacobians at an input `x`, of "
+            "`network.linearised(x)`, if the network has one."
         )
     return layers
 
 
-def _states(network, signal):
+def _states(name, network, signal):
     """What each layer is given, and the output."""
+    _checks.weights(name, network)
     if not isinstance(network, AbstractLayered):
         raise ValueError(
-            "How signals pass through layers is known of layered networks, such as "
-            f"`jaxflow.MLP`, but not of a `{type(network).__name__}`."
+            f"`{name}` is known of layered networks, such as `jaxflow.MLP`, but not of "
+            f"{_checks.brief(network)}."
         )
     if signal is None:
         if not isinstance(network, DeepLinear):
             raise ValueError(
-                f"`gains` of a {type(network).__name__} need a `signal`: none is known "
+                f"`{name}` of a `{type(network).__name__}` needs a `signal`: none is known "
                 "that it amplifies most. For small signals around an input `x`, ask for "
-                "those of `network.linearised(x)`."
+                "that of `network.linearised(x)`."
             )
         signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
-    start = jnp.asarray(signal, jax.tree.leaves(network)[0].dtype)
+    dtype = jax.tree.leaves(network)[0].dtype
+    start = _checks.real(
+        f"{name}(signal=...)", signal, _checks.REAL, dtype=dtype, ndim=None
+    )
     if start.shape != network.widths[:1]:
         raise ValueError(
-            f"`signal` must have the network's {network.widths[0]} inputs, but has shape "
-            f"{start.shape}."
+            f"`{name}(signal=...)` must have the network's {network.widths[0]} inputs, but "
+            f"has shape {start.shape}."
         )
     layers = range(network.depth)
     return list(it.accumulate(layers, lambda h, k: network.layer(k, h), initial=start))

@@ -12,8 +12,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .. import _checks
 from .._linalg.norms import tree_isfinite
-from ..losses import AbstractLoss, Regression
+from ..losses import AbstractLoss, Regression, needs_linear, needs_regression
 from ..modules import of_modules
 from ..networks import DeepLinear
 from . import invariant
@@ -42,10 +43,7 @@ def hessian(
         ValueError: If there is no such part, or the loss does not say what its outputs
             are.
     """
-    if part not in get_args(Part):
-        raise ValueError(
-            f"`hessian(part=...)` must be one of {get_args(Part)}, but is {part!r}."
-        )
+    _checks.choice("hessian(part=...)", part, get_args(Part))
     _, product = jax.linearize(jax.grad(loss.excess), network)
     if part != "hessian":
         whole, seen = product, _gauss_newton(loss, network)
@@ -126,8 +124,9 @@ def sharpness(
     derivative is exact. The eigenvector counts as a constant, so there is no second
     derivative: asking for one is an error.
     """
-    arguments = _check(loss, network, 1, 0, preconditioner, start, rtol, max_matvecs)
-    return _sharpness(*arguments, jr.key(seed))
+    key = _checks.seed("sharpness(seed=...)", seed)
+    place = loss, network, preconditioner, start
+    return _sharpness(*place, *_check("sharpness", *place[1:], rtol, max_matvecs), key)
 
 
 @eqx.filter_jit
@@ -186,47 +185,66 @@ def spectrum(
             no such part, or the loss does not say what its outputs are; if the
             preconditioner is not a network of positive numbers.
     """
-    arguments = _check(
-        loss, network, largest, smallest, preconditioner, start, rtol, max_matvecs
-    )
-    found = _spectrum(*arguments, jr.key(seed), part, largest, smallest)
+    key = _checks.seed("spectrum(seed=...)", seed)
+    _checks.choice("spectrum(part=...)", part, get_args(Part))
+    largest = _checks.whole("spectrum(largest=...)", largest, 0)
+    smallest = _checks.whole("spectrum(smallest=...)", smallest, 0)
+    count = sum(w.size for w in jax.tree.leaves(network))
+    if not 1 <= largest + smallest <= count:
+        raise ValueError(
+            f"`spectrum(largest={largest}, smallest={smallest})` must ask for between 1 "
+            f"and {count} eigenvalues, the number of weights."
+        )
+    place = loss, network, preconditioner, start
+    options = _check("spectrum", *place[1:], rtol, max_matvecs)
+    found = _spectrum(*place, *options, key, part, largest, smallest)
     rounding = _rounding(loss, network, preconditioner, found.vectors, part)
     return eqx.tree_at(lambda s: s.bounds, found, found.bounds + rounding)
 
 
-def _check(loss, network, largest, smallest, preconditioner, start, rtol, most):
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    flat = jax.eval_shape(lambda: ravel_pytree(network)[0])
-    if min(largest, smallest) < 0 or not 1 <= largest + smallest <= flat.size:
-        raise ValueError(
-            f"`spectrum(largest={largest}, smallest={smallest})` must ask for between 1 "
-            f"and {flat.size} eigenvalues, the number of weights."
-        )
-    if most < 1:
-        raise ValueError(f"`spectrum(max_matvecs=...)` must be positive, but is {most}.")
-    if preconditioner is not None:
-        if shapes(preconditioner) != shapes(network):
-            raise ValueError(
-                "`spectrum(preconditioner=...)` must hold a number for each weight, but "
-                f"has shapes {shapes(preconditioner)} for weights {shapes(network)}."
-            )
-        for leaf in jax.tree.leaves(preconditioner):
-            if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf) & (leaf > 0)):
-                raise ValueError(
-                    "`spectrum(preconditioner=...)` must be positive and finite, but "
-                    f"goes down to {np.min(leaf)}. That of an optimiser is, after a step."
-                )
+def _check(name, network, preconditioner, start, rtol, most):
+    """The tolerance and the number of products, if all is well.
+
+    As arrays, so that other values do not compile again.
+    """
+    dtype = jax.tree.leaves(network)[0].dtype
+    check_preconditioner(name, network, preconditioner)
     if start is not None:
+        way = "It is what `spectrum` returns."
+        _checks.kind(f"{name}(start=...)", start, Spectrum, way)
         given = jax.tree.map(lambda w: jnp.shape(w)[1:], start.vectors)
-        if given != shapes(network):
+        if given != (shapes := jax.tree.map(jnp.shape, network)):
             raise ValueError(
-                "`spectrum(start=...)` must be of a network of the same shapes, but is of "
-                f"{given}, not {shapes(network)}."
+                f"`{name}(start=...)` must be of a network of the same shapes, but is of "
+                f"{given}, not {shapes}."
             )
-    rtol = float(jnp.finfo(flat.dtype).eps) ** (2 / 3) if rtol is None else rtol
-    # Arrays, so that other values do not compile again.
-    options = jnp.asarray(rtol, flat.dtype), jnp.asarray(most, jnp.int32)
-    return loss, network, preconditioner, start, *options
+    rtol = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
+    rtol = _checks.real(f"{name}(rtol=...)", rtol, _checks.NOT_NEGATIVE, dtype=dtype)
+    if not isinstance(most, Tracer):
+        most = _checks.whole(f"{name}(max_matvecs=...)", most)
+    return rtol, jnp.asarray(most, jnp.int32)
+
+
+def check_preconditioner(
+    name: str, network: PyTree[Array], preconditioner: PyTree[Array] | None
+) -> None:
+    """Whether there is a positive number for each weight, if there is one at all."""
+    if preconditioner is None:
+        return
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    same = jax.tree.structure(preconditioner) == jax.tree.structure(network)
+    if not same or shapes(preconditioner) != shapes(network):
+        given = shapes(preconditioner) if same else _checks.brief(preconditioner)
+        raise ValueError(
+            f"`{name}(preconditioner=...)` must hold a number for each weight, like the "
+            f"network, but has shapes {given} for weights {shapes(network)}."
+        )
+    must = _checks.Must(
+        "be positive and finite (that of an optimiser is, after a step)",
+        lambda x: (x > 0) & np.isfinite(x),
+    )
+    for leaf in jax.tree.leaves(preconditioner):
+        _checks.real(f"{name}(preconditioner=...)", leaf, must, ndim=None)
 
 
 @eqx.filter_jit
@@ -355,7 +373,13 @@ def gauss_newton_spectrum(
     Args:
         loss: The problem; neither a sum nor made of samples.
         network: Where, in principle at a minimum.
+
+    Raises:
+        TypeError: If the loss is no `Regression`, or the network no `DeepLinear`.
+        ValueError: If the network does not fit the loss.
     """
+    needs_regression("gauss_newton_spectrum(loss=...)", loss)
+    needs_linear("gauss_newton_spectrum", network, loss)
     variances, axes = jnp.linalg.eigh(loss.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     inner = [a @ root for a in network.from_input[:-1]]

@@ -1,5 +1,7 @@
 """The whole spectrum at once: its density, sum and sum of squares, with error bars."""
 
+from typing import get_args
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,11 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
+from .. import _checks
 from .._linalg.norms import norm, peak_of
 from ..losses import AbstractLoss
 from ..modules import of_modules
-from .curvature import Part, frozen, operator
+from .curvature import Part, check_preconditioner, frozen, operator
 
 
 class SpectralDensity(eqx.Module):
@@ -48,7 +51,10 @@ class SpectralDensity(eqx.Module):
             width: The Gaussian's standard deviation, in units of eigenvalues. Where it is
                 below the distance of neighbouring `values`, these show one by one.
         """
-        width = jnp.asarray(width, self.values.dtype)
+        dtype = self.values.dtype
+        name = "SpectralDensity(...)({}=...)".format
+        width = _checks.real(name("width"), width, _checks.POSITIVE, dtype=dtype)
+        grid = _checks.real(name("grid"), grid, _checks.REAL, dtype=dtype, ndim=1)
         distance = (grid[:, None, None] - self.values[None]) / width
         bells = jnp.exp(-(distance**2) / 2) / ((2 * jnp.pi) ** 0.5 * width)
         return _mean(jnp.sum(self.weights[None] * bells, axis=-1).T)
@@ -89,16 +95,18 @@ def spectral_density(
     Raises:
         ValueError: If there are fewer than two probes, or no products.
     """
-    if probes < 2 or matvecs < 1:
-        raise ValueError(
-            "`spectral_density(probes=..., matvecs=...)` must be at least 2, for an error, "
-            f"and 1, but are {probes} and {matvecs}."
-        )
-    size = jax.eval_shape(lambda: ravel_pytree(network)[0]).size
+    _checks.choice("spectral_density(part=...)", part, get_args(Part))
+    # One probe has no error.
+    probes = _checks.whole("spectral_density(probes=...)", probes, 2)
+    matvecs = _checks.whole("spectral_density(matvecs=...)", matvecs)
+    exact = _checks.whole("spectral_density(exact=...)", exact, 0)
+    key = _checks.seed("spectral_density(seed=...)", seed)
+    check_preconditioner("spectral_density", network, preconditioner)
+    size = sum(w.size for w in jax.tree.leaves(network))
     place = (loss, network, preconditioner)
     if size <= exact:
         return _dense(place, part)
-    return _stochastic(place, part, probes, min(matvecs, size), jr.key(seed))
+    return _stochastic(place, part, probes, min(matvecs, size), key)
 
 
 @eqx.filter_jit

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 from optax.tree_utils import tree_vdot
 
+from .. import _checks
 from ..losses import AbstractLoss
 from ..modules import Loss, of_modules, whole
 from .curvature import sharpness, spectrum
@@ -46,6 +47,10 @@ def oscillation(
         directions: The squares along as many top eigenvectors of the Hessian at the centre
             instead, largest eigenvalue first; constants, to derivatives.
     """
+    step_size = _step("oscillation", step_size, network)
+    if directions is not None:
+        most = sum(w.size for w in jax.tree.leaves(network))
+        directions = _checks.whole("oscillation(directions=...)", directions, 1, most)
     (_, second, _), middle = _three(loss, network, step_size)
     move = jax.tree.map(jnp.subtract, second, middle)
     if directions is None:
@@ -81,6 +86,7 @@ def reversal(
 
     A cycle of two steps has -1. Zero where there is no step.
     """
+    step_size = _step("reversal", step_size, network)
     (first, second, third), _ = _three(loss, network, step_size)
     there = jax.tree.map(jnp.subtract, second, first)
     back = jax.tree.map(jnp.subtract, third, second)
@@ -103,6 +109,8 @@ class at_centre(eqx.Module):
     step_size: ScalarLike
 
     def __init__(self, observable: Callable[..., PyTree[Array]], *, step_size: ScalarLike):
+        _checks.function("at_centre(observable)", observable, "a loss and a network")
+        _checks.real("at_centre(step_size=...)", step_size, _checks.POSITIVE)
         self.observable, self.step_size = observable, step_size
 
     def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
@@ -112,6 +120,12 @@ class at_centre(eqx.Module):
 @of_modules
 def _at_centre(loss, network, observable, step_size):
     return observable(*whole(loss, _three(loss, network, step_size)[1]))
+
+
+def _step(name, step_size, network):
+    dtype = jax.tree.leaves(network)[0].dtype
+    name = f"{name}(step_size=...)"
+    return _checks.real(name, step_size, _checks.POSITIVE, dtype=dtype)
 
 
 def _three(loss, network, step_size):

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Scalar
 from optax.tree_utils import tree_random_like
 
+from .. import _checks
 from ..losses import AbstractLoss
 from ..modules import of_modules
 
@@ -73,14 +73,16 @@ def local_energy(
     Raises:
         ValueError: If a radius is negative, or there are no samples.
     """
-    radius = jnp.asarray(radius, jax.tree.leaves(network)[0].dtype)
-    if not isinstance(radius, Tracer) and not np.all(np.asarray(radius) >= 0):
-        raise ValueError(
-            f"`local_energy(radius=...)` must not be negative, but is {radius}."
-        )
-    if samples < 1:
-        raise ValueError(f"`local_energy(samples=...)` must be positive, not {samples}.")
-    return _local_energy(loss, network, radius, samples, jr.key(seed))
+    radius = _checks.real(
+        "local_energy(radius=...)",
+        radius,
+        _checks.NOT_NEGATIVE,
+        dtype=jax.tree.leaves(network)[0].dtype,
+        ndim=None,
+    )
+    samples = _checks.whole("local_energy(samples=...)", samples)
+    key = _checks.seed("local_energy(seed=...)", seed)
+    return _local_energy(loss, network, radius, samples, key)
 
 
 @eqx.filter_jit
@@ -145,25 +147,31 @@ def local_entropy(
         seed: Randomness.
 
     Returns:
-        One number of each kind for each distance.
+        One number of each kind for each distance; of a network that is not finite, an
+        entropy of `nan`.
 
     Raises:
         ValueError: If the loss is no classification, a distance is out of range, or a
             number is not positive.
     """
     _errors(loss)
-    distance = jnp.asarray(distance, jax.tree.leaves(network)[0].dtype)
-    if not isinstance(distance, Tracer):
-        given = np.asarray(distance)
-        if not np.all((given > 0) & (given <= 0.5)):
-            raise ValueError(
-                "`local_entropy(distance=...)` must be above 0 and at most 1/2, where "
-                f"weights are unrelated, but is {distance}."
-            )
-    for name, count in (("walkers", walkers), ("stages", stages), ("sweeps", sweeps)):
-        if count < 1:
-            raise ValueError(f"`local_entropy({name}=...)` must be positive, not {count}.")
-    keys = jr.split(jr.key(seed), distance.size)
+    within = _checks.Must(
+        "be above 0 and at most 1/2, where weights are unrelated",
+        lambda d: (d > 0) & (d <= 0.5),
+    )
+    distance = _checks.real(
+        "local_entropy(distance=...)",
+        distance,
+        within,
+        dtype=jax.tree.leaves(network)[0].dtype,
+        ndim=None,
+    )
+    walkers, stages, sweeps = (
+        _checks.whole(f"local_entropy({name}=...)", count)
+        for name, count in (("walkers", walkers), ("stages", stages), ("sweeps", sweeps))
+    )
+    key = _checks.seed("local_entropy(seed=...)", seed)
+    keys = jr.split(key, distance.size)
     found = _local_entropy(loss, network, distance.ravel(), keys, walkers, stages, sweeps)
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
@@ -207,6 +215,9 @@ def _anneal(loss, network, distance, key, walkers, stages, sweeps):
     surviving = jnp.mean(energy < 0.5, dtype=dtype)
     weights = ravel_pytree(network)[0].size
     entropy = (total + jnp.log(surviving)) / weights
+    # Around what is not a number nothing is known, not even that nothing is a solution.
+    finite = jnp.all(jnp.isfinite(ravel_pytree(network)[0]))
+    entropy = jnp.where(finite, entropy, jnp.nan)
     return LocalEntropy(entropy, surviving, surviving > 0.3)
 
 

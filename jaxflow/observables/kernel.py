@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
+from .. import _checks
 from ..losses import AbstractLoss, CrossEntropy
 from ..modules import of_modules, whole
 
@@ -66,7 +67,7 @@ def kernel_alignment(
     y = (
         _targets(whole(loss, network)[0], shape)
         if targets is None
-        else jnp.asarray(targets)
+        else _checks.numbers("kernel_alignment(targets=...)", targets)
     )
     if y.shape != shape:
         raise ValueError(

@@ -3,6 +3,7 @@
 import jax
 from jaxtyping import Array, PyTree, Scalar
 
+from .. import _checks
 from .._linalg.norms import norm, tree_norm
 from ..losses import AbstractLoss, Regression, Sum
 from ..modules import of_modules
@@ -37,4 +38,5 @@ def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
             f"{len(problems)} in `{type(loss).__name__}`. Build it with `regression(x, y)`."
         )
     [problem] = problems
+    _checks.weights("distance", network)
     return norm(problem.linear_map(network) - problem.target)

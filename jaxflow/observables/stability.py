@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree, ScalarLike
+
+from .. import _checks
 
 
 def stability_threshold(
@@ -37,13 +37,12 @@ def stability_threshold(
     Raises:
         ValueError: If the step size is not positive, or the momentum not in $[0, 1)$.
     """
-    for name, value, good, must in (
-        ("step_size", step_size, lambda v: v > 0, "be positive"),
-        ("momentum", momentum, lambda v: (v >= 0) & (v < 1), "be at least 0 and below 1"),
-    ):
-        if not isinstance(value, Tracer) and not np.all(good(np.asarray(value))):
-            raise ValueError(f"`stability_threshold({name}=...)` must {must}, not {value}.")
-    step_size, momentum = jnp.asarray(step_size, float), jnp.asarray(momentum, float)
+    step_size = _checks.real(
+        "stability_threshold(step_size=...)", step_size, _checks.POSITIVE, dtype=float
+    )
+    momentum = _checks.real(
+        "stability_threshold(momentum=...)", momentum, _checks.SHARE, dtype=float
+    )
     ahead = 1 + 2 * momentum if nesterov else 1.0
     share = 1 - momentum if average else 1.0
     return 2 * (1 + momentum) / (step_size * ahead * share)
@@ -78,6 +77,10 @@ def preconditioner(
     Raises:
         ValueError: If the state holds no part that is known, or several.
     """
+    given = {"b1": b1, "b2": b2, "eps_root": eps_root, "eps": 0.0 if eps is None else eps}
+    for name, number in given.items():
+        must = _checks.SHARE if name.startswith("b") else _checks.NOT_NEGATIVE
+        _checks.real(f"preconditioner({name}=...)", number, must)
     known = [part for part in _parts(state) if _name(part) in _KNOWN]
     if len(known) != 1:
         names = sorted({_name(part) for part in _parts(state)})

@@ -35,6 +35,7 @@ from jax.nn import logsumexp, sigmoid
 from jax.scipy.special import betainc, log_ndtr, ndtr
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
+from .. import _checks
 from . import costs, references, saddles
 from .overlap_kernels import (
     AbstractKernel as AbstractKernel,
@@ -84,8 +85,8 @@ def gardner(
     Raises:
         ValueError: If the load is not positive, or the weights are neither.
     """
-    _check("gardner", weights=weights, load=load)
-    load, margin = _numbers(load, margin)
+    _check_kernel("gardner", kernel)
+    load, margin = _check("gardner", weights=weights, load=load, margin=margin)
     return _gardner(kernel, load, margin, weights)
 
 
@@ -144,8 +145,8 @@ def capacity(
     G(\kappa_0)]$, where $q \to 1$; infinite for units that jump. Binary weights: where the
     entropy of `gardner` is zero.
     """
-    _check("capacity", weights=weights)
-    [margin] = _numbers(margin)
+    _check_kernel("capacity", kernel)
+    [margin] = _check("capacity", weights=weights, margin=margin)
     if weights == "binary":
         return _binary_capacity(kernel, margin)
     density = jnp.exp(-(margin**2) / 2) / np.sqrt(2 * np.pi)
@@ -192,6 +193,7 @@ def capacity_one_step(kernel: AbstractKernel) -> OneStep:
     Raises:
         ValueError: If units jump: their capacity diverges with their number.
     """
+    _check_kernel("capacity_one_step", kernel)
     if not isinstance(kernel.slope, Tracer) and not np.isfinite(kernel.slope):
         raise ValueError(
             f"`capacity_one_step` needs a finite `slope`, but that of {kernel} is "
@@ -235,7 +237,12 @@ def committee_capacity(hidden: int) -> Scalar:
     Raises:
         ValueError: If the number of units is not odd.
     """
-    _check("committee_capacity", hidden=hidden)
+    hidden = _checks.whole("committee_capacity(hidden=...)", hidden)
+    if hidden % 2 == 0:
+        raise ValueError(
+            "`committee_capacity(hidden=...)` must be odd, so that there is a majority, "
+            f"but is {hidden}."
+        )
     half = (hidden - 1) // 2
     nodes, weights = saddles.normal(801)
     few = betainc(half, half + 1.0, ndtr(-nodes)) if half else jnp.ones_like(nodes)
@@ -290,8 +297,8 @@ def cross_entropy_minimiser(
         ValueError: If load or strength are not positive, or units jump and the weights are
             spherical: then symmetric replicas have no such limit.
     """
-    _check_minimiser("cross_entropy_minimiser", kernel, load, strength, weights)
-    load, strength = _numbers(load, strength)
+    given = {"load": load, "strength": strength}
+    load, strength = _check_minimiser("cross_entropy_minimiser", kernel, weights, **given)
     return _minimiser(kernel, load, strength, weights)
 
 
@@ -367,8 +374,8 @@ def local_energy(
     Raises:
         ValueError: If there is no minimiser, or a radius is not positive.
     """
-    _check_minimiser("local_energy", kernel, load, strength, "spherical", radius=radius)
-    load, strength, radius = _numbers(load, strength, radius)
+    given = {"load": load, "strength": strength, "radius": radius}
+    load, strength, radius = _check_minimiser("local_energy", kernel, "spherical", **given)
     return _local_energy(kernel, load, strength, radius.ravel()).reshape(radius.shape)
 
 
@@ -447,11 +454,11 @@ def franz_parisi(
         ValueError: If load or strength are not positive, a distance is not between 0 and
             1/2, or there is no such minimiser, see `cross_entropy_minimiser`.
     """
-    _check("franz_parisi", weights=weights, load=load, distance=distance)
+    name, given = "franz_parisi", {"load": load, "distance": distance}
+    _check_kernel(name, kernel)
+    load, distance = _check(name, weights=weights, **given)
     if strength is not None:
-        _check_minimiser("franz_parisi", kernel, load, strength, weights)
-        [strength] = _numbers(strength)
-    load, distance = _numbers(load, distance)
+        [strength] = _check_minimiser(name, kernel, weights, strength=strength)
     found = _franz_parisi(kernel, load, distance.ravel(), strength, weights)
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
@@ -489,8 +496,9 @@ class Replicas(NamedTuple):
             replicas.
         normalised: The same above what it is without patterns.
         overlap: $q_0$ of two that belong to different groups.
-        residual: By how much it is not stationary.
-        converged: Whether it is. Else all but the residual are `nan`.
+        residual: By how much it is not stationary, or changes with the number of nodes of
+            the integrals, whichever is more.
+        converged: Whether that is below $10^{-8}$. Else all but the residual are `nan`.
     """
 
     entropy: Array
@@ -532,14 +540,16 @@ def replica_entropy(
         ValueError: If the load is not positive, a distance is not between 0 and 1/2, or
             there is less than one replica.
     """
-    given = {"load": load, "distance": distance, "replicas": replicas}
-    _check("replica_entropy", weights=weights, **given)
-    load, distance = _numbers(load, distance)
+    given = {"load": load, "distance": distance}
+    _check_kernel("replica_entropy", kernel)
+    load, distance = _check("replica_entropy", weights=weights, **given)
+    if weights == "binary" or not isinstance(replicas, Tracer):
+        replicas = _checks.whole("replica_entropy(replicas=...)", replicas)
     overlaps = 1 - 2 * distance.ravel()
     if weights == "binary":
-        found = _binary_replicas(kernel, load, overlaps, int(replicas))
+        found = _binary_replicas(kernel, load, overlaps, replicas)
     else:
-        found = _replicas(kernel, load, overlaps, *_numbers(replicas))
+        found = _replicas(kernel, load, overlaps, jnp.asarray(replicas, float))
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
 
@@ -551,20 +561,29 @@ def _replicas(kernel, load, overlaps, replicas):
         return (jnp.log1p(-q1) + groups + q0 / whole) / 2
 
     def solve(q1):
-        entropy = lambda q0: volume(q0, q1) + _joint(kernel, load, q0, q1, replicas)
-        rise = lambda a: jax.grad(entropy)(q1 * sigmoid(a)) * q1
-        at = saddles.bisect(rise, -15.0, 20.0)
+        joint = lambda q0, finer=1: _joint(kernel, load, q0, q1, replicas, finer)
+        slope = jax.value_and_grad(lambda q0: volume(q0, q1) + joint(q0))
+        at = saddles.bisect(lambda a: slope(q1 * sigmoid(a))[1], -15.0, 20.0)
         q0 = q1 * sigmoid(at)
-        return _replica_result(entropy(q0), volume(jnp.zeros_like(q1), q1), q0, rise(at))
+        entropy, rise = slope(q0)
+        fine = volume(q0, q1) + joint(q0, 2)
+        free = volume(jnp.zeros_like(q1), q1)
+        return _replica_result(fine, free, q0, rise * q1, entropy - fine)
 
     return jax.vmap(solve)(overlaps)
 
 
-def _joint(kernel, load, q0, q1, replicas):
+def _joint(kernel, load, q0, q1, replicas, finer=1):
+    """The part of the patterns, by `finer` times as many nodes in every direction."""
     shared, group, rest = kernel(q0), kernel(q1) - kernel(q0), 1 - kernel(q1)
-    loss = costs.Probit(jnp.sqrt(rest))
-    state = lambda z: costs.log_partition(loss, jnp.sqrt(shared) * z, group, replicas)
-    return load / replicas * saddles.mean(state, 101)
+    loss, count = costs.Probit(jnp.sqrt(rest)), finer * costs.NODES
+    state = lambda z: costs.log_partition(
+        loss, jnp.sqrt(shared) * z, group, replicas, count
+    )
+    # Fields that are shared decide where they exceed all others.
+    steepness = jnp.sqrt(shared / (group + rest))
+    z, weight = saddles.around(jnp.zeros_like(steepness), steepness, finer * 80 + 1)
+    return load / replicas * (weight @ jax.vmap(state)(z))
 
 
 @eqx.filter_jit
@@ -597,8 +616,9 @@ def _binary_replicas(kernel, load, overlaps, replicas):
         return states(shared, group) - overlaps / 2
 
     def solve(q1):
-        joint = lambda q0: _joint(kernel, load, q0, q1, y)
-        fields = lambda q0: -2 / y * jax.grad(joint)(q0)
+        joint = lambda q0, finer=1: _joint(kernel, load, q0, q1, y, finer)
+        slope = jax.value_and_grad(joint)
+        fields = lambda q0: -2 / y * slope(q0)[1]
 
         def excess(a):
             q0 = q1 * sigmoid(a)
@@ -606,17 +626,19 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 
         at = saddles.bisect(excess, -15.0, 15.0, 45)
         q0 = q1 * sigmoid(at)
-        shared = fields(q0)
-        entropy = volume(q0, q1, shared, saddle(q1, shared)[0]) + joint(q0)
+        coarse, rise = slope(q0)
+        shared, fine = -2 / y * rise, joint(q0, 2)
+        group, other = saddle(q1, shared)
+        entropy = volume(q0, q1, shared, group) + fine
         none = jnp.full_like(q1, 1e-30)
         free = volume(0.0, q1, none, saddle(q1, none)[0])
-        return _replica_result(entropy, free, q0, excess(at))
+        return _replica_result(entropy, free, q0, q0 - other, fine - coarse)
 
     return jax.vmap(solve)(overlaps)
 
 
-def _replica_result(entropy, free, q0, residual):
-    residual = jnp.abs(residual)
+def _replica_result(entropy, free, q0, residual, error):
+    residual = jnp.maximum(jnp.abs(residual), jnp.abs(error))
     converged = (residual < 1e-8) & (q0 > 1e-6)
     entropy, q0 = saddles.only(converged, (entropy, q0))
     return Replicas(entropy, entropy - free, q0, residual, converged)
@@ -638,8 +660,9 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
     Raises:
         ValueError: If the load is not positive, or a distance not between 0 and 1/2.
     """
-    _check("widest_entropy", load=load, distance=distance)
-    load, distance = _numbers(load, distance)
+    given = {"load": load, "distance": distance}
+    _check_kernel("widest_entropy", kernel)
+    load, distance = _check("widest_entropy", **given)
     found = _widest(kernel, load, 1 - 2 * distance.ravel())
     return found.reshape(distance.shape)
 
@@ -676,55 +699,52 @@ def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
         ValueError: If there are less than two units, the load is not positive, or a
             distance is not between 0 and 1/2.
     """
-    _check("parity_entropy", load=load, distance=distance)
-    if hidden < 2:
-        raise ValueError(
-            f"`parity_entropy(hidden=...)` must be at least 2, not {hidden}: for one unit "
-            "see `franz_parisi` of a `Perceptron`."
-        )
-    load, distance = _numbers(load, distance)
+    load, distance = _check("parity_entropy", load=load, distance=distance)
+    # For one unit see `franz_parisi` of a `Perceptron`.
+    hidden = _checks.whole("parity_entropy(hidden=...)", hidden, 2)
     # The angle of weights at this distance, which does not cancel near zero.
     agree = 1 - 4 / np.pi * jnp.arcsin(jnp.sqrt(distance))
     return load * jnp.log((1 + agree**hidden) / 2)
 
 
-def _numbers(*values):
-    """Of the default precision."""
-    return [jnp.asarray(x, float) for x in values]
+_BETWEEN = _checks.Must(
+    "be between 0 and 1/2, where weights are equal or have no overlap",
+    lambda d: (d > 0) & (d < 0.5),
+)
+# What each number must do, and which may be many.
+_MUST = {"distance": _BETWEEN, "margin": _checks.FINITE}
+_MANY = ("distance", "radius")
 
 
-def _check(name, *, weights="spherical", **given):
-    if weights not in ("spherical", "binary"):
-        raise ValueError(
-            f'`{name}(weights=...)` must be "spherical" or "binary", not {weights!r}.'
+def _check_kernel(name, kernel):
+    way = "Such as `Perceptron()`."
+    _checks.kind(f"{name}(kernel=...)", kernel, AbstractKernel, way)
+
+
+def _check(name, *, weights="spherical", **given) -> list[Array]:
+    """The numbers, of the default precision, if they are in range."""
+    _checks.choice(f"{name}(weights=...)", weights, ("spherical", "binary"))
+    return [
+        _checks.real(
+            f"{name}({key}=...)",
+            value,
+            _MUST.get(key, _checks.POSITIVE),
+            dtype=float,
+            ndim=None if key in _MANY else 0,
         )
-    for key, value in given.items():
-        if isinstance(value, Tracer):
-            continue
-        value = np.asarray(value)
-        if key == "hidden" and not (value > 0 and value % 2 == 1):
-            raise ValueError(
-                f"`{name}(hidden=...)` must be odd, so that there is a majority, but is "
-                f"{value}."
-            )
-        if key == "replicas" and not value >= 1:
-            raise ValueError(f"`{name}(replicas=...)` must be at least 1, not {value}.")
-        if key in ("load", "strength", "radius") and not np.all(value > 0):
-            raise ValueError(f"`{name}({key}=...)` must be positive, but is {value}.")
-        if key == "distance" and not np.all((value > 0) & (value < 0.5)):
-            raise ValueError(
-                f"`{name}(distance=...)` must be between 0 and 1/2, where weights are "
-                f"equal or have no overlap, but is {value}."
-            )
+        for key, value in given.items()
+    ]
 
 
-def _check_minimiser(name, kernel, load, strength, weights, **given):
-    _check(name, weights=weights, load=load, strength=strength, **given)
+def _check_minimiser(name, kernel, weights, **given) -> list[Array]:
+    _check_kernel(name, kernel)
+    found = _check(name, weights=weights, **given)
     if weights == "binary" or isinstance(kernel.slope, Tracer):
-        return
+        return found
     if not np.isfinite(kernel.slope):
         raise ValueError(
             f"`{name}` with spherical weights needs a kernel of finite `slope`, but that "
             f"of {kernel} is infinite: with symmetric replicas there is no minimiser of "
             "cross-entropy. Use smooth units, such as `SmoothUnits(jnp.tanh)`."
         )
+    return found

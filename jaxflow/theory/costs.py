@@ -65,26 +65,53 @@ def pull(loss, field, log_stiffness):
     return saddles.bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
 
 
-def tilted(loss, mean, variance, strength, count=81):
+# Nodes of a quadrature, in each of its two panels.
+NODES = 48
+
+
+def tilted(loss, mean, variance, strength, count=NODES):
     r"""Normal fields of weights $e^{-\beta f}$: points, and logarithms of their measure.
 
     The exponent is curved at least as that of the normal variable everywhere, so points
-    are about its top, as dense as it is steep there, and as sparse as that far away.
+    are about its top. It changes around there, and around the edge where $\beta f = 1$,
+    below which weights vanish, or at zero, where the cost bends. These may be apart by
+    orders of magnitude more than they are wide: each has a panel of Gauss and Legendre, as
+    dense there as it is narrow and as sparse as that is far away. If they are close, the
+    narrower has both.
     """
     fixed = jax.lax.stop_gradient
     centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
-    log_stiffness = fixed(jnp.log(strength)) + 2 * jnp.log(spread)
+    log_strength = fixed(jnp.log(strength))
+    log_stiffness = log_strength + 2 * jnp.log(spread)
     top = centre + pull(loss, centre, log_stiffness)
     steep, change = jax.value_and_grad(loss.log_slope)(top)
-    narrow = 1 / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
-    reach = jnp.arcsinh(8.5 / narrow)
-    steps = jnp.linspace(-1.0, 1.0, count) * reach
-    fields = fixed(top + spread * narrow * jnp.sinh(steps))
-    gaps = spread * narrow * jnp.cosh(steps) * 2 * reach / (count - 1)
+    narrow = spread / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
+    low, high = top - 8.5 * spread, top + 8.5 * spread
+    edge = saddles.bisect(lambda x: -jnp.log(loss(x)) - log_strength, 0.0, 100.0)
+    width = loss(edge) / jnp.exp(loss.log_slope(edge))
+    there = jnp.abs(edge - top) < 8.4 * spread
+    width = jnp.where(there, width, narrow)
+    edge = jnp.where(there, edge, top)
+    apart = jnp.abs(top - edge) > narrow + width
+    finer = width < narrow
+    # The panels from the left: where they are dense, how wide that is, where they end.
+    swap = jnp.where(apart, edge < top, False)
+    alone = jnp.where(finer, edge, top), jnp.minimum(width, narrow)
+    place, wide = (
+        jnp.where(apart, jnp.stack([jnp.where(swap, e, t), jnp.where(swap, t, e)]), one)
+        for t, e, one in ((top, edge, alone[0]), (narrow, width, alone[1]))
+    )
+    middle = jnp.where(apart, (top + edge) / 2, alone[0])
+    ends = jnp.stack([low, middle, high])
+    begin, end = (jnp.arcsinh((e - place) / wide) for e in (ends[:-1], ends[1:]))
+    nodes, weights = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(count))
+    steps = begin[:, None] + (end - begin)[:, None] * (1 + nodes)[None] / 2
+    fields = fixed(place[:, None] + wide[:, None] * jnp.sinh(steps)).ravel()
+    lengths = (wide * (end - begin) / 2)[:, None] * jnp.cosh(steps) * weights[None]
     normal = -((fields - mean) ** 2) / (2 * variance) - jnp.log(2 * np.pi * variance) / 2
-    return fields, jnp.log(fixed(gaps)) + normal - strength * loss(fields)
+    return fields, jnp.log(fixed(lengths)).ravel() + normal - strength * loss(fields)
 
 
-def log_partition(loss, mean, variance, strength):
+def log_partition(loss, mean, variance, strength, count=NODES):
     r"""The logarithm of the mean of $e^{-\beta f}$ over normal fields."""
-    return logsumexp(tilted(loss, mean, variance, strength)[1])
+    return logsumexp(tilted(loss, mean, variance, strength, count)[1])

@@ -26,11 +26,11 @@ from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
-from ..losses import Regression
+from .. import _checks
+from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 
 
-@jax.jit
 def two_layer_mode(
     times: Float[Array, " times"],
     target: ScalarLike,
@@ -61,8 +61,14 @@ def two_layer_mode(
     Returns:
         $u$ and $v$ at the times.
     """
+    [times] = _vectors("two_layer_mode", times=times)
+    given = {"target": target, "first": first, "second": second, "variance": variance}
+    return _two_layer_mode(times, *_numbers("two_layer_mode", times.dtype, **given))
+
+
+@jax.jit
+def _two_layer_mode(times, s, u, v, m):
     dtype = times.dtype
-    s, u, v, m = (jnp.asarray(x, dtype) for x in (target, first, second, variance))
     # As if the target were never zero, so that no derivative is 0 / 0 where F vanishes.
     tiny = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     k = (v - u) * (v + u) / 2
@@ -77,13 +83,12 @@ def two_layer_mode(
     grown = (grow_u**2 + grow_v**2) / (2 * rate)
     square = shrink * (1 + gain * (u**2 + v**2)) + gain**2 * grown
     # Zero only where a start that misses the target has decayed below the least number.
-    alive = square > 0
+    alive = ~(square <= 0)
     size = jnp.sqrt(jnp.where(alive, square, 1))
     at = lambda w, grow: jnp.where(alive, (shrink * w + gain * grow) / size, 0)
     return at(u, grow_u), at(v, grow_v)
 
 
-@jax.jit
 def chain_times(
     values: Float[Array, " times"],
     start: Float[Array, " layers"],
@@ -109,8 +114,16 @@ def chain_times(
         target: $s$, of either sign.
         variance: $m$.
     """
+    [values] = _vectors("chain_times", values=values)
+    [start] = _vectors("chain_times", start=start)
+    given = {"target": target, "variance": variance}
+    numbers = _numbers("chain_times", values.dtype, **given)
+    return _chain_times(values, start.astype(values.dtype), *numbers)
+
+
+@jax.jit
+def _chain_times(values, start, s, m):
     dtype = values.dtype
-    s, m = jnp.asarray(target, dtype), jnp.asarray(variance, dtype)
     squares, product = start**2, jnp.prod(start)
     if start.size == 1:
         return jnp.log((product - s) / (values - s)) / (2 * m)
@@ -202,7 +215,10 @@ def two_layer_regression(
         ValueError: If the network has not two layers or does not fit, there is a readout,
             inputs are not white, or the start is not balanced.
     """
+    needs_linear("two_layer_regression", network)
     _check_end_to_end("two_layer_regression", problem, network.widths[:: network.depth])
+    [times] = _vectors("two_layer_regression", times=times)
+    times = times.astype(problem.target.dtype)
     if network.depth != 2:
         raise ValueError(
             "`two_layer_regression(network=...)` must have 2 layers, but has "
@@ -253,7 +269,26 @@ def symmetric_factorisation(
         target: The symmetric matrix $A$; it may have negative eigenvalues.
         factor: $U$ at the start.
         times: Times since the start.
+
+    Raises:
+        ValueError: If the target is not symmetric, or shapes do not fit.
     """
+    name = "symmetric_factorisation"
+    [times] = _vectors(name, times=times)
+    target, factor = (
+        _checks.real(f"{name}({what}=...)", a, _checks.REAL, dtype=times.dtype, ndim=2)
+        for what, a in (("target", target), ("factor", factor))
+    )
+    if target.shape != (len(factor),) * 2:
+        raise ValueError(
+            f"`{name}(target, factor)` must have the shapes (n, n) and (n, rank), but has "
+            f"{target.shape} and {factor.shape}."
+        )
+    if not isinstance(target, Tracer):
+        known = np.asarray(target)
+        rounding = np.finfo(known.dtype).eps ** 0.5 * np.max(np.abs(known))
+        if np.max(np.abs(known - known.T)) > rounding:
+            raise ValueError(f"`{name}(target=...)` must be symmetric.")
     return _riccati(target, 2**0.5 * factor, 4 * times) / 2
 
 
@@ -263,6 +298,7 @@ def _riccati(field, root, times):
     rates, axes = jnp.linalg.eigh(field)
     rates, axes = rates[::-1], axes[:, ::-1]
     rows = _staircase(axes.T @ root)
+    rows = jnp.where(jnp.isnan(jnp.sum(root)), jnp.nan, rows)  # Which looks like zeros.
     growth = jnp.maximum(rates, 0)
     # Each column begins in a row of its own, and grows as that row does. Divided by this,
     # columns neither overflow nor become parallel, however large the time.
@@ -349,6 +385,10 @@ def autoencoder_modes(
         starts: $a_i(0)$, not negative; zero stays zero.
         tied: Whether both layers are one.
     """
+    name = "autoencoder_modes"
+    [times] = _vectors(name, times=times)
+    variances, starts = _vectors(name, variances=variances, starts=starts)
+    variances, starts = variances.astype(times.dtype), starts.astype(times.dtype)
     decay = jnp.exp(-(8 if tied else 4) * times[:, None] * variances[None])
     start = starts[None]
     return start / (start + (1 - start) * decay)
@@ -385,8 +425,13 @@ def diagonal_map(
         ValueError: If the power is not positive.
     """
     _check_power("diagonal_map", power)
+    given = {"integral": integral, "first": first, "second": second}
+    return _diagonal_map(*_vectors("diagonal_map", **given), power)
+
+
+def _diagonal_map(integral, first, second, power):
     if power == 2:
-        return diagonal_map(2 * integral, first + second, first - second)
+        return _diagonal_map(2 * integral, first + second, first - second, None)
     if power == 1:
         return first - second - 2 * integral
     if power is not None:
@@ -442,7 +487,9 @@ def diagonal_limit(
     Raises:
         ValueError: If there are several outputs or a readout, or the power is not positive.
     """
+    first, second = _vectors("diagonal_limit", first=first, second=second)
     _check_end_to_end("diagonal_limit", problem, (first.size, 1))
+    first, second = (w.astype(problem.target.dtype) for w in (first, second))
     _check_power("diagonal_limit", power)
     if power == 2:
         first, second, power = first + second, first - second, None
@@ -459,17 +506,17 @@ def _limit(fit, covariance, first, second, power):
     dual = jax.lax.stop_gradient(_newton(*fixed, power))
     # One step more, whose derivative is that of the root.
     dual += _newton_step(dual, fit, span, rest, first, second, power)[0]
-    return diagonal_map(-dual, first, second, power=power)
+    return _diagonal_map(-dual, first, second, power)
 
 
 def _newton(fit, span, rest, first, second, power):
     r"""The dual vector to half the digits or more, or `nan`."""
-    start = diagonal_map(jnp.zeros_like(fit), first, second, power=power)
+    start = _diagonal_map(jnp.zeros_like(fit), first, second, power)
     scale = jnp.max(jnp.abs(fit)) + jnp.max(jnp.abs(start))
     allowed = jnp.finfo(fit.dtype).eps ** 0.75 * scale
 
     def misses(dual):  # Of maps and not of dual vectors, which may have flat directions.
-        misfit = span @ (diagonal_map(-dual, first, second, power=power) - fit)
+        misfit = span @ (_diagonal_map(-dual, first, second, power) - fit)
         # Close to an end, what rounding of the dual vector does to the map is more.
         moved = 10 * jnp.finfo(fit.dtype).eps * _stiffness(dual, first, second, power)[0]
         return ~(jnp.max(jnp.abs(misfit)) <= allowed + jnp.max(moved * jnp.abs(dual)))
@@ -494,7 +541,7 @@ def _newton_step(dual, fit, span, rest, first, second, power):
 
     In units of what changes the stiffness by as much as itself, at most.
     """
-    misfit = span @ (diagonal_map(-dual, first, second, power=power) - fit)
+    misfit = span @ (_diagonal_map(-dual, first, second, power) - fit)
     stiffness, ratio = _stiffness(dual, first, second, power)
     # Outside of the span any positive curvature does; one of this size keeps digits.
     curvature = span @ (stiffness[:, None] * span) + jnp.mean(stiffness) * rest
@@ -519,8 +566,31 @@ def _stiffness(dual, first, second, power):
 
 
 def _check_power(name: str, power: int | None):
-    if power is not None and power < 1:
-        raise ValueError(f"`{name}(power=...)` must be positive, but is {power}.")
+    if power is not None:
+        _checks.whole(f"{name}(power=...)", power)
+
+
+def _numbers(name, dtype, **given):
+    """Numbers that may be `nan`."""
+    return [
+        _checks.real(f"{name}({what}=...)", value, _checks.REAL, dtype=dtype)
+        for what, value in given.items()
+    ]
+
+
+def _vectors(name, **given):
+    """Vectors of one length and precision, that may hold `nan`."""
+    found = [
+        _checks.real(f"{name}({what}=...)", value, _checks.REAL, ndim=1)
+        for what, value in given.items()
+    ]
+    if len({v.shape for v in found}) > 1:
+        raise ValueError(
+            f"`{name}({', '.join(given)})` must have one length, but the shapes are "
+            f"{', '.join(str(v.shape) for v in found)}."
+        )
+    dtype = jnp.result_type(*found)
+    return [v.astype(dtype) for v in found]
 
 
 def end_to_end_velocity(
@@ -553,12 +623,13 @@ def end_to_end_velocity(
         ValueError: If `depth` or `rank` is not positive, `product` does not fit the data,
             or there is a readout.
     """
-    _check_end_to_end("end_to_end_velocity", problem, product.shape[::-1])
-    for name, number in (("depth", depth), ("rank", rank)):
-        if number is not None and number < 1:
-            raise ValueError(
-                f"`end_to_end_velocity({name}=...)` must be positive, but is {number}."
-            )
+    name = "end_to_end_velocity"
+    product = _checks.real(f"{name}(product=...)", product, _checks.REAL, ndim=2)
+    _check_end_to_end(name, problem, product.shape[::-1])
+    depth = _checks.whole(f"{name}(depth=...)", depth)
+    if rank is not None:
+        rank = _checks.whole(f"{name}(rank=...)", rank)
+    product = product.astype(problem.target.dtype)
     rank = min(product.shape) if rank is None else rank
     return _velocity(product, problem.target, problem.covariance, depth, rank)
 
@@ -588,11 +659,7 @@ def _velocity(product, target, covariance, depth, rank):
 
 def _check_end_to_end(name: str, problem: Regression, shape: tuple[int, ...]):
     """Whether a map of so many inputs and outputs meets the data, without a readout."""
-    if problem.readout is not None:
-        raise ValueError(
-            f"`{name}(problem=...)` must have no readout, but has one of shape "
-            f"{problem.readout.shape}. Train it as a last layer."
-        )
+    needs_regression(f"{name}(problem=...)", problem, readout=False)
     if tuple(shape) != problem.target.shape[::-1]:
         raise ValueError(
             f"`{name}` must be given a map of the data's {problem.target.shape[1]} inputs "

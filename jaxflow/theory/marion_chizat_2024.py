@@ -19,7 +19,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
-from ..losses import Regression
+from .. import _checks
+from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 from . import mulayoff_michaeli_2020 as exact
 
@@ -40,6 +41,7 @@ class Curvatures(NamedTuple):
 
 def curvatures(problem: Regression) -> Curvatures:
     r"""The curvature of the data along the target, and its extremes."""
+    _check("curvatures", problem)
     _, along, _ = _polar(problem)
     eigenvalues = jnp.linalg.eigvalsh(problem.covariance)
     return Curvatures(along @ problem.covariance @ along, eigenvalues[0], eigenvalues[-1])
@@ -50,6 +52,7 @@ def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
 
     Attained iff $w_\star$ is an eigenvector of $\Sigma$ and $\Lambda \le L a$ (derived).
     """
+    _check("sharpness_lower_bound", problem, depth)
     return 2 * _size(problem, depth) * depth * curvatures(problem).along_target
 
 
@@ -59,6 +62,7 @@ def sharpness_upper_bound(problem: Regression, depth: int) -> Scalar:
     The upper bound of Theorem 1, in the form remembered rather than read. Never violated
     in tests; $2 c (\Lambda + (L-1) a)$ is tighter (derived).
     """
+    _check("sharpness_upper_bound", problem, depth)
     a, _, largest = curvatures(problem)
     inside = (2 * depth - 1) * largest**2 + (depth - 1) ** 2 * a**2
     return 2 * _size(problem, depth) * jnp.sqrt(inside)
@@ -70,6 +74,7 @@ def small_start_sharpness_bound(problem: Regression, depth: int) -> Scalar:
     The bound of the paper's figures, for gradient flow from a start that is small enough
     and not stuck at the origin. Loose: the limit of small starts is `balanced_sharpness`.
     """
+    _check("small_start_sharpness_bound", problem, depth)
     return 8 * _size(problem, depth) * depth * curvatures(problem).largest
 
 
@@ -83,6 +88,7 @@ def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
     That of `mulayoff_michaeli_2020` for a target of norm one, times $c$. Differentiable in
     the problem by the envelope theorem, once.
     """
+    _check("flattest_sharpness", problem, depth)
     return _size(problem, depth) * exact.flattest_sharpness(_unit(problem), depth)
 
 
@@ -99,12 +105,13 @@ def flattest_minimiser(
         depth: The number of layers $L$.
         width: Neurons in each hidden layer; the number of inputs by default.
     """
+    _check("flattest_minimiser", problem, depth)
     size, _, out = _polar(problem)
     ratio = exact.flattest_ratio(_unit(problem), depth)
     norm = jnp.sqrt(ratio * _size(problem, depth))
     after = (norm / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
     first = size / jnp.where(norm > 0, norm, 1) if depth > 1 else size / out
-    return _rank_one(problem, depth, width, first, after)
+    return _rank_one("flattest_minimiser", problem, depth, width, first, after)
 
 
 def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
@@ -114,6 +121,7 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
        w_\star^\top \Sigma^{1/2}\right) \le 2 c\, (\Lambda + (L-1) a) \quad
        \text{(derived)}. $$
     """
+    _check("balanced_sharpness", problem, depth)
     return _size(problem, depth) * exact.balanced_sharpness(_unit(problem), depth)
 
 
@@ -127,9 +135,10 @@ def balanced_minimiser(
         depth: The number of layers.
         width: Neurons in each hidden layer; the number of inputs by default.
     """
+    _check("balanced_minimiser", problem, depth)
     size, _, out = _polar(problem)
     gain = (size / out) ** (1 / depth)
-    return _rank_one(problem, depth, width, gain, gain)
+    return _rank_one("balanced_minimiser", problem, depth, width, gain, gain)
 
 
 def critical_step_size(problem: Regression, depth: int) -> Scalar:
@@ -138,6 +147,7 @@ def critical_step_size(problem: Regression, depth: int) -> Scalar:
     Just above, it stays on an orbit of period two around a minimum. The paper's own
     threshold is $1 / (c L a)$, which is never smaller; both hold for any start.
     """
+    _check("critical_step_size", problem, depth)
     return 2 / flattest_sharpness(problem, depth)
 
 
@@ -147,6 +157,7 @@ def conserved(problem: Regression, network: DeepLinear) -> tuple[Float[Array, "_
     There is none between the last layer and a readout that is not trained.
     """
     del problem
+    needs_linear("conserved", network)
     return tuple(a @ a.T - b.T @ b for a, b in it.pairwise(network.weights))
 
 
@@ -156,11 +167,21 @@ def rank_one_bound(problem: Regression, start: DeepLinear) -> Scalar:
     $\max_k \|W_k\|_F^2 - \|W_L\|_F^2 + \sum_{j \ge k} \|D_j\|_2$ at the start, with $D_j$
     from `conserved`. Needs one output and no readout.
     """
+    _check_bound("rank_one_bound", problem, start)
+    return _rank_one_bound(problem, start)
+
+
+def _check_bound(name, problem, start):
+    needs_regression(f"{name}(problem=...)", problem)
+    needs_linear(name, start, problem)
     if problem.readout is not None or problem.target.shape[0] != 1:
         raise ValueError(
-            "`rank_one_bound` needs one output and no readout, so that the last layer "
+            f"`{name}` needs one output and no readout, so that the last layer "
             f"has rank one, but the last layer has shape {start.weights[-1].shape}."
         )
+
+
+def _rank_one_bound(problem, start):
     squares = jnp.stack([jnp.sum(w**2) for w in start.weights])
     gaps = [jnp.linalg.norm(d, 2) for d in conserved(problem, start)]
     gaps = jnp.stack([*gaps, jnp.zeros((), squares.dtype)])
@@ -175,7 +196,9 @@ def alignment_bound(
     $(\|W_{k+1}\|_2^2 - \|D_k\|_2 - e) / \|W_k\|_2^2$, for any point of the flow from
     `start`, whose `rank_one_bound` is $e$. Negative where it says nothing.
     """
-    slack = rank_one_bound(problem, start)
+    _check_bound("alignment_bound", problem, start)
+    needs_linear("alignment_bound", network, problem)
+    slack = _rank_one_bound(problem, start)
     gaps = jnp.array([jnp.linalg.norm(d, 2) for d in conserved(problem, start)])
     tops = jnp.array([jnp.linalg.norm(w, 2) ** 2 for w in network.weights])
     return (tops[1:] - gaps - slack) / tops[:-1]
@@ -190,6 +213,14 @@ def balanced_velocity(
     $g = 2 \Sigma (w - w_\star)$: exact from such a start, and the limit of small ones
     (derived).
     """
+    _check("balanced_velocity", problem, depth)
+    name = "balanced_velocity(w=...)"
+    w = _checks.real(name, w, _checks.REAL, dtype=problem.target.dtype, ndim=1)
+    if w.shape != problem.target[0].shape:
+        raise ValueError(
+            f"`{name}` must have the problem's {problem.target.shape[1]} inputs, but has "
+            f"shape {w.shape}."
+        )
     _, _, out = _polar(problem)
     slope = 2 * problem.covariance @ (w - problem.target[0])
     size = jnp.linalg.norm(w)
@@ -206,10 +237,12 @@ def escape_time(problem: Regression, depth: int, size: ScalarLike) -> Scalar:
     $L = 2$, from a start that has aligned. Weights of scale $s$ have $\|w(0)\| \sim s^L$.
 
     Raises:
-        ValueError: If `depth` is 1, where the origin is no saddle.
+        ValueError: If `depth` is 1, where the origin is no saddle, or `size` is not
+            positive.
     """
-    if depth < 2:
-        raise ValueError(f"`escape_time(depth=...)` must be at least 2, but is {depth}.")
+    _check("escape_time", problem, depth, least=2)
+    dtype = problem.target.dtype
+    size = _checks.real("escape_time(size=...)", size, _checks.POSITIVE, dtype=dtype)
     target, _, out = _polar(problem)
     pull = jnp.linalg.norm(problem.covariance @ problem.target[0])
     if depth == 2:
@@ -218,13 +251,19 @@ def escape_time(problem: Regression, depth: int, size: ScalarLike) -> Scalar:
     return size**-power * out ** (-2 / depth) / (2 * (depth - 2) * pull)
 
 
-def _polar(problem: Regression) -> tuple[Scalar, Float[Array, " in"], Scalar]:
-    r"""$\|w_\star\|$, its direction, and $\|p\|$."""
+def _check(name: str, problem: Regression, depth: int = 1, least: int = 1):
+    needs_regression(f"{name}(problem=...)", problem)
+    _checks.whole(f"{name}(depth=...)", depth, least)
     if problem.target.shape[0] != 1:
         raise ValueError(
-            "Marion & Chizat (2024) treat one output, but the problem has "
-            f"{problem.target.shape[0]}. See `gauss_newton_spectrum` for several."
+            f"`{name}(problem=...)` must have one output, which Marion & Chizat (2024) "
+            f"treat, but has {problem.target.shape[0]}. For several see "
+            "`jaxflow.theory.mulayoff_michaeli_2020`."
         )
+
+
+def _polar(problem: Regression) -> tuple[Scalar, Float[Array, " in"], Scalar]:
+    r"""$\|w_\star\|$, its direction, and $\|p\|$."""
     [row] = problem.target
     size = jnp.linalg.norm(row)
     readout = jnp.ones(1, row.dtype) if problem.readout is None else problem.readout[0]
@@ -232,8 +271,6 @@ def _polar(problem: Regression) -> tuple[Scalar, Float[Array, " in"], Scalar]:
 
 
 def _size(problem: Regression, depth: int) -> Scalar:
-    if depth < 1:
-        raise ValueError(f"`depth` must be positive, but is {depth}.")
     size, _, out = _polar(problem)
     return size ** (2 - 2 / depth) * out ** (2 / depth)
 
@@ -244,10 +281,10 @@ def _unit(problem: Regression) -> Regression:
     return Regression(along[None], problem.covariance, problem.floor)
 
 
-def _rank_one(problem, depth, width, first, after) -> DeepLinear:
+def _rank_one(name, problem, depth, width, first, after) -> DeepLinear:
     """Matching rank-one layers from the target to the readout, with these norms."""
     _, along, out = _polar(problem)
-    width = along.size if width is None else width
+    width = along.size if width is None else _checks.whole(f"{name}(width=...)", width)
     hidden = jnp.zeros(width, along.dtype).at[0].set(1)
     last = jnp.ones(1, along.dtype) if problem.readout is None else problem.readout[0] / out
     units = [along, *[hidden] * (depth - 1), last]

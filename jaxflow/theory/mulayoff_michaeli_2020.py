@@ -26,7 +26,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
-from ..losses import Regression
+from .. import _checks
+from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 
 
@@ -42,11 +43,13 @@ def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
     function of one variable, $\log \beta$. Differentiable in the problem once, by the
     envelope theorem; where two signals are as sharp, along an element of the subgradient.
     """
+    _check("flattest_sharpness", problem, depth)
     path = _solve(jax.lax.stop_gradient(problem), depth)
     tilt, size = _tilt(problem, depth, path.log_ratio)
     # At the top, `signal` and its image are the right and left eigenvectors of Sigma tilt.
     image = jax.lax.stop_gradient(tilt @ path.signal)
-    value = image @ problem.covariance @ tilt @ path.signal / (image @ path.signal)
+    curvature = image @ problem.covariance @ tilt @ path.signal
+    value = curvature / _positive(image @ path.signal)
     return 2 * size * value
 
 
@@ -56,6 +59,7 @@ def flattest_ratio(problem: Regression, depth: int) -> Scalar:
     $\beta$ is the norm of $W_L \cdots W_2$ at `flattest_minimiser`; for white data, and
     for one layer, the ratio is one. Not differentiable.
     """
+    _check("flattest_ratio", problem, depth)
     return jnp.exp(_solve(jax.lax.stop_gradient(problem), depth).log_ratio)
 
 
@@ -83,6 +87,7 @@ def dedicated_path(problem: Regression, depth: int) -> DedicatedPath:
     $\gamma$ and `path_coupling` is 1, though neither need be those of top singular vectors.
     Not differentiable.
     """
+    _check("dedicated_path", problem, depth)
     signal = _solve(jax.lax.stop_gradient(problem), depth).signal
     variance = signal @ signal
     unit = signal / jnp.sqrt(jnp.where(variance > 0, variance, 1))
@@ -107,10 +112,11 @@ def flattest_minimiser(
         ValueError: If `width` is less than the rank of the target, so that there is no
             minimiser of zero excess.
     """
+    _check("flattest_minimiser", problem, depth)
     ratio = flattest_ratio(problem, depth)
     if depth == 1:
         return DeepLinear((problem.target,))
-    left, values, right = _decompose(problem.target, width)
+    left, values, right = _decompose("flattest_minimiser", problem.target, width)
     after = jnp.sqrt(ratio) * values[0] ** (1 - 1 / depth)
     first = values[:, None] * right / _positive(after)
     rest = after ** (1 / (depth - 1))
@@ -123,6 +129,7 @@ def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
 
     Attained for white data; `flattest_sharpness` is never below.
     """
+    _check("sharpness_lower_bound", problem, depth)
     [top] = _singular(problem, depth)[2][:1]
     return _white(problem, depth) * (top @ problem.covariance @ top)
 
@@ -132,6 +139,7 @@ def balanced_sharpness_bound(problem: Regression, depth: int) -> Scalar:
 
     Attained for white data, where all of them are flattest.
     """
+    _check("balanced_sharpness_bound", problem, depth)
     return _white(problem, depth) * jnp.linalg.eigvalsh(problem.covariance)[-1]
 
 
@@ -142,6 +150,7 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
     $D_j = \sum_{k=1}^L \sigma^{2(L-k)/L} s_j^{2(k-1)/L}$. So end linear residual networks
     that start from zero residuals, if they arrive.
     """
+    _check("balanced_sharpness", problem, depth)
     _, values, right = _singular(problem, depth)
     padding = right.shape[0] - values.size
     values = jnp.pad(values, (0, padding))
@@ -157,7 +166,8 @@ def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
     Equal to its sharpness for two layers and white data, where it is
     $2 (\|W_1\|_2^2 + \|W_2\|_2^2)$; in general larger.
     """
-    _check(problem, network.depth)
+    _check("sharpness_upper_bound", problem)
+    needs_linear("sharpness_upper_bound", network, problem)
     tops = [
         jnp.linalg.eigvalsh(a @ problem.covariance @ a.T)[-1] * jnp.linalg.norm(b, 2) ** 2
         for a, b in _surroundings(network)
@@ -167,6 +177,7 @@ def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
 
 def critical_step_size(problem: Regression, depth: int) -> Scalar:
     r"""Above $2 /$ `flattest_sharpness` no minimiser is stable for gradient descent."""
+    _check("critical_step_size", problem, depth)
     return 2 / flattest_sharpness(problem, depth)
 
 
@@ -177,6 +188,7 @@ def least_trace(problem: Regression, depth: int) -> Scalar:
     For $d_y$ outputs, with the sum of singular values $\|\cdot\|_*$. Other minimisers than
     the flattest ones attain it, but for one or two layers.
     """
+    _check("least_trace", problem, depth)
     *_, sizes = _traces(problem, depth)
     variance = jnp.trace(problem.covariance) * problem.target.shape[0]
     return 2 * depth * variance ** (1 / depth) * jnp.sum(sizes) ** (2 - 2 / depth)
@@ -191,8 +203,8 @@ def least_trace_minimiser(
     $U S V^\top$ of $T R$, and multiples of the identity between. Arguments and errors are
     those of `flattest_minimiser`.
     """
+    _check("least_trace_minimiser", problem, depth)
     if depth == 1:
-        _check(problem, depth)
         return DeepLinear((problem.target,))
     inverse, left, right, values = _traces(problem, depth)
     outputs, total = problem.target.shape[0], jnp.sum(values)
@@ -201,7 +213,7 @@ def least_trace_minimiser(
     first = jnp.sqrt(variance * total / _positive(term))
     between = total / _positive(jnp.sqrt(term))
     last = 1 / _positive(first * between ** (depth - 2))
-    _decompose(problem.target, width)  # Whether it fits.
+    _decompose("least_trace_minimiser", problem.target, width)  # Whether it fits.
     root = jnp.sqrt(values)
     kept = values.size if width is None else min(width, values.size)
     eye = jnp.eye(kept, dtype=values.dtype)
@@ -224,6 +236,7 @@ def gain_bounds(problem: Regression, depth: int) -> Bounds:
     $\gamma^l \sqrt{L \|p\|^2 - \lambda_{\min}(\Sigma)}$, of shape `(depth - 1,)`; for white
     data between $\sigma^{l/L}$ and $\sqrt{L-1}\, \sigma^{l/L}$, which is attained.
     """
+    _check("gain_bounds", problem, depth)
     _, gain, variance = dedicated_path(problem, depth)
     powers = gain ** jnp.arange(1, depth).astype(gain.dtype)
     rest = depth * variance - jnp.linalg.eigvalsh(problem.covariance)[0]
@@ -236,6 +249,7 @@ def tail_gain_bounds(problem: Regression, depth: int) -> Bounds:
     For $l = 1..L-1$ between $\gamma^{L-l}$ and $\sqrt{L-1}\, \gamma^{L-l}$, of shape
     `(depth - 1,)`, for any data. With one input the upper one is attained.
     """
+    _check("tail_gain_bounds", problem, depth)
     gain = dedicated_path(problem, depth).gain
     powers = gain ** jnp.arange(depth - 1, 0, -1).astype(gain.dtype)
     return Bounds(powers, powers * math.sqrt(depth - 1))
@@ -252,15 +266,14 @@ def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Boun
     Raises:
         ValueError: If `ratio` is less than one, or there is one layer.
     """
-    if depth < 2:
-        raise ValueError(f"`path_gain_bounds(depth=...)` must be at least 2, not {depth}.")
-    if not isinstance(ratio, Tracer) and not bool(np.asarray(ratio) >= 1):
-        raise ValueError(
-            f"`path_gain_bounds(ratio=...)` must be at least 1, for no minimiser is "
-            f"flatter than the flattest, but is {ratio}."
-        )
+    _check("path_gain_bounds", problem, depth, least=2)
+    flattest = _checks.Must(
+        "be at least 1, for no minimiser is flatter than the flattest",
+        lambda x: (x >= 1) & np.isfinite(x),
+    )
+    ratio = _checks.real("path_gain_bounds(ratio=...)", ratio, flattest, dtype=float)
     gain = dedicated_path(problem, depth).gain
-    ratio = jnp.asarray(ratio, gain.dtype)
+    ratio = ratio.astype(gain.dtype)
     log = lambda x: jnp.log(x) + (depth - 1) * jnp.log((depth * ratio - x) / (depth - 1))
     least = ((depth - 1) / (depth * ratio)) ** (depth - 1)
     # Where it is zero or more, `log` is concave, and its top is at `ratio`.
@@ -277,6 +290,8 @@ def near_balance(problem: Regression, network: DeepLinear) -> Float[Array, "2"]:
     they exceed it. Directions other than the dedicated one may be unbalanced by
     $\sqrt{L-1}$ for that.
     """
+    _check("near_balance", problem)
+    needs_linear("near_balance", network, problem)
     depth = network.depth
     _, gain, variance = dedicated_path(problem, depth)
     inner, outer = zip(*_surroundings(network), strict=True)
@@ -298,7 +313,7 @@ def identity_sharpness(problem: Regression, depth: int) -> Scalar:
     Raises:
         ValueError: If data are not white, or the target is not symmetric.
     """
-    _check(problem, depth)
+    _check("identity_sharpness", problem, depth)
     target = problem.target
     eye = jnp.eye(problem.covariance.shape[0], dtype=target.dtype)
     if _concrete(jnp.any(_gap(problem.covariance, eye))):
@@ -338,7 +353,7 @@ def residual_limit(problem: Regression, depth: int) -> DeepLinear:
     Raises:
         ValueError: If the target is not as said.
     """
-    _check(problem, depth)
+    _check("residual_limit", problem, depth)
     target = problem.target
     commute = lambda a, b: not _concrete(jnp.any(_gap(a @ b, b @ a)))
     if (
@@ -375,7 +390,6 @@ def _solve(problem: Regression, depth: int) -> _Solution:
 
     By halving where the slope of the convex function changes its sign.
     """
-    _check(problem, depth)
     variances, axes = jnp.linalg.eigh(problem.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     curve = lambda log_ratio: root.T @ _tilt(problem, depth, log_ratio)[0] @ root
@@ -404,7 +418,7 @@ def _solve(problem: Regression, depth: int) -> _Solution:
     # No target, or none that the data show: no tilt.
     interval = jnp.where(steepest > 0, low, 0), jnp.where(steepest > 0, high, 0)
     low, high = jax.lax.fori_loop(0, 80, halve, interval)
-    log_ratio = (low + high) / 2
+    log_ratio = jnp.where(jnp.isnan(value), jnp.nan, (low + high) / 2)
     # Where eigenvalues cross, it is the mixture of their vectors that has no slope.
     values, vectors = jnp.linalg.eigh(curve(log_ratio))
     rounding = jnp.finfo(root.dtype).eps ** 0.5 * values[-1]
@@ -435,7 +449,6 @@ def _tilt(problem: Regression, depth: int, log_ratio: Scalar) -> tuple[Array, Sc
 
 def _traces(problem, depth):
     r"""$R^{+}$, and the singular value decomposition of $T R$."""
-    _check(problem, depth)
     variances, axes = jnp.linalg.eigh(problem.covariance)
     rounding = variances.size * jnp.finfo(axes.dtype).eps * variances[-1]
     seen = variances > rounding
@@ -448,7 +461,6 @@ def _traces(problem, depth):
 
 def _singular(problem, depth):
     """The singular value decomposition of the target, with all right vectors."""
-    _check(problem, depth)
     return jnp.linalg.svd(problem.target, full_matrices=True)
 
 
@@ -457,25 +469,23 @@ def _white(problem, depth):
     return 2 * depth * top ** (2 - 2 / depth)
 
 
-def _decompose(target, width):
+def _decompose(name, target, width):
     """As many singular triples as fit between, if that is all of them."""
     triples = jnp.linalg.svd(target, full_matrices=False)
     sides = min(target.shape)
-    if width is None or width >= sides:
+    if width is None or _checks.whole(f"{name}(width=...)", width) >= sides:
         return triples
-    if width < 1:
-        raise ValueError(f"`width` must be positive, but is {width}.")
     left, values, right = triples
     rounding = max(target.shape) * jnp.finfo(values.dtype).eps * values[0]
     if isinstance(values, Tracer):
         raise ValueError(
-            f"`width` must be at least {sides} under a transformation, where the rank of "
-            f"the target is not known, but is {width}."
+            f"`{name}(width=...)` must be at least {sides} under a transformation, where "
+            f"the rank of the target is not known, but is {width}."
         )
     if (rank := int(jnp.sum(values > rounding))) > width:
         raise ValueError(
-            f"`width` must be at least the rank of the target, {rank}, but is {width}: "
-            "networks with this bottleneck cannot reach it."
+            f"`{name}(width=...)` must be at least the rank of the target, {rank}, but is "
+            f"{width}: networks with this bottleneck cannot reach it."
         )
     return left[:, :width], values[:width], right[:width]
 
@@ -524,11 +534,11 @@ def _gap(a, b):
     return jnp.abs(a - b) > math.sqrt(jnp.finfo(a.dtype).eps) * scale
 
 
-def _check(problem, depth):
-    if depth < 1:
-        raise ValueError(f"`depth` must be positive, but is {depth}.")
+def _check(name: str, problem: Regression, depth: int = 1, least: int = 1):
+    needs_regression(f"{name}(problem=...)", problem)
+    _checks.whole(f"{name}(depth=...)", depth, least)
     if problem.readout is not None:
         raise ValueError(
-            "Mulayoff & Michaeli (2020) train all layers, but the problem has a readout. "
-            "For one output, see `marion_chizat_2024`."
+            f"`{name}(problem=...)` must have no readout, for Mulayoff & Michaeli (2020) "
+            "train all layers. For one output, see `jaxflow.theory.marion_chizat_2024`."
         )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
+from .. import _checks
+
 
 class AbstractKernel(eqx.Module):
     r"""What a device makes of overlaps: $\kappa(x) = K(x) / K(1)$.
@@ -91,9 +93,18 @@ class SmoothUnits(AbstractKernel):
     scale: Float[Array, ""]
 
     def __init__(self, activation: Callable[[Array], Array], *, order: int = 100):
+        name = "SmoothUnits(activation=...)"
+        _checks.function(name, activation, "arrays")
+        order = _checks.whole("SmoothUnits(order=...)", order, 2, 300)
         nodes, weights = np.polynomial.hermite_e.hermegauss(order)
         before, now = np.zeros(order), np.sqrt(weights / weights.sum())
-        values = np.asarray(activation(jnp.asarray(nodes))) * now
+        values = np.asarray(_checks.numbers(name, activation(jnp.asarray(nodes))))
+        if values.shape != nodes.shape:
+            raise ValueError(
+                f"`{name}` must return as many numbers as it is given, {order}, but "
+                f"returns an array of shape {values.shape}."
+            )
+        values = values * now
         powers = []
         for k in range(1, order):
             before, now = now, (nodes * now - (k - 1) ** 0.5 * before) / k**0.5
@@ -101,7 +112,7 @@ class SmoothUnits(AbstractKernel):
         variance = np.sum(powers)
         if not variance > 1e-12 * (values @ values):
             raise ValueError(
-                "`SmoothUnits(activation=...)` must vary, but its variance for normal "
+                f"`{name}` must vary, but its variance for normal "
                 f"inputs is {variance}. Pass a function of arrays, such as `jnp.tanh`."
             )
         self.powers = jnp.asarray(powers / variance)

@@ -48,7 +48,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
-from ..losses import Regression
+from .. import _checks
+from ..losses import Regression, needs_regression
 from ..networks import DeepLinear, per_layer
 
 Strengths = ArrayLike | Sequence[ScalarLike]
@@ -97,8 +98,9 @@ def minimum(
             positive semidefinite, or a strength is out of range. Where strengths are only
             known at run time, as members of a batch, their result is `nan`.
     """
-    _check(problem, widths)
-    return _minimum(problem, *_reduce(problem, widths, variance, decay), **_depth(widths))
+    widths = _check("minimum", problem, widths)
+    given = _reduce("minimum", problem, widths, variance, decay)
+    return _minimum(problem, *given, **_depth(widths))
 
 
 class Stationary(NamedTuple):
@@ -129,8 +131,8 @@ def stationary(
     None or two for isotropic data and $D \ge 2$; at most twice the number of inputs for
     others, in turn minima and saddles. Arguments and errors are those of `minimum`.
     """
-    _check(problem, widths)
-    given = _reduce(problem, widths, variance, decay)
+    widths = _check("stationary", problem, widths)
+    given = _reduce("stationary", problem, widths, variance, decay)
     return _stationary(problem, *given, **_depth(widths))
 
 
@@ -146,7 +148,9 @@ def minimiser(
 
     With noise in all hidden layers these are all of them, one for each choice of signs.
     """
-    found = minimum(problem, widths, variance=variance, decay=decay)
+    widths = _check("minimiser", problem, widths)
+    given = _reduce("minimiser", problem, widths, variance, decay)
+    found = _minimum(problem, *given, **_depth(widths))
     return configuration(problem, widths, found.map, decay=decay, signs=signs)
 
 
@@ -171,15 +175,21 @@ def configuration(
         decay: Strengths of weight decay.
         signs: Vectors $r_i$ of 1 and -1, one for each hidden layer; ones by default.
     """
-    _check(problem, widths)
+    widths = _check("configuration", problem, widths)
+    vector = _vector("configuration", problem, vector)
     signs = [np.ones(d) for d in widths] if signs is None else signs
+    _checks.kind("configuration(signs=...)", signs, (list, tuple))
     if [np.shape(r) for r in signs] != [(d,) for d in widths]:
         raise ValueError(
-            f"`signs` must hold a vector for each of the hidden widths {tuple(widths)}, "
-            f"but has shapes {[np.shape(r) for r in signs]}."
+            "`configuration(signs=...)` must hold a vector for each of the hidden widths "
+            f"{widths}, but has shapes {[np.shape(r) for r in signs]}."
         )
-    signs = [jnp.asarray(r, vector.dtype) for r in signs]
-    return _configuration(vector, _decays(problem, widths, decay), signs)
+    unit = _checks.Must("be 1 or -1", lambda r: np.abs(r) == 1)
+    signs = [
+        _checks.real("configuration(signs=...)", r, unit, dtype=vector.dtype, ndim=1)
+        for r in signs
+    ]
+    return _configuration(vector, _decays("configuration", problem, widths, decay), signs)
 
 
 @jax.jit
@@ -202,14 +212,16 @@ def effective_loss(
     decay: Strengths,
 ) -> Scalar:
     r"""$\Phi(v)$: the least loss of any weights whose end-to-end vector is `vector`."""
-    _check(problem, widths)
-    kept, log_decay = _reduce(problem, widths, variance, decay)
+    widths = _check("effective_loss", problem, widths)
+    vector = _vector("effective_loss", problem, vector)
+    kept, log_decay = _reduce("effective_loss", problem, widths, variance, decay)
     return _loss(problem, vector, kept, log_decay, len(widths))
 
 
 def shrinkage(problem: Regression, widths: Sequence[int], *, variance: Strengths) -> Scalar:
     r"""$\rho = \prod_i d_i / (d_i + \sigma_i^2)$, all that noise and widths do."""
-    return _reduce(problem, widths, variance, 1.0)[0]
+    widths = _check("shrinkage", problem, widths, outputs=None, readout=True)
+    return _reduce("shrinkage", problem, widths, variance, 1.0)[0]
 
 
 def prediction_variance(
@@ -226,9 +238,13 @@ def prediction_variance(
     over the data if there is none. Falls as $1/d$ for large widths, but first rises with
     noise and depth, before it vanishes where the minimum becomes the origin.
     """
-    found = minimum(problem, widths, variance=variance, decay=decay)
-    v, kept = found.map, shrinkage(problem, widths, variance=variance)
-    square = v @ problem.covariance @ v if x is None else (v @ x) ** 2
+    name = "prediction_variance"
+    widths = _check(name, problem, widths)
+    kept, log_decay = _reduce(name, problem, widths, variance, decay)
+    v = _minimum(problem, kept, log_decay, **_depth(widths)).map
+    square = v @ problem.covariance @ v
+    if x is not None:
+        square = (v @ _vector(name, problem, x, "x")) ** 2
     return (1 / kept - 1) * square
 
 
@@ -242,8 +258,10 @@ def origin_spectrum(
     one hidden layer $\gamma_1 + \gamma_2 \pm \sqrt{(\gamma_1 - \gamma_2)^2 + 4 s_k^2}$ with
     the singular values $s_k$ of $E[y x^\top]$: a saddle iff $s_1^2 > \gamma_1 \gamma_2$.
     """
-    _check(problem, widths, outputs=None)
-    return _origin(problem, _decays(problem, widths, decay), tuple(widths))
+    widths = _check("origin_spectrum", problem, widths, outputs=None)
+    return _origin(
+        problem, _decays("origin_spectrum", problem, widths, decay), tuple(widths)
+    )
 
 
 @ft.partial(jax.jit, static_argnames="widths")
@@ -285,8 +303,8 @@ def critical_point(
     $|v| = \rho (|g| / a) (D-1)/D$; for all data proportional to $\rho^{(D-1)/(D+1)}$.
     Exactly $|g|$ for one hidden layer, where nothing jumps, and infinite for none.
     """
-    _check(problem, widths)
-    kept = shrinkage(problem, widths, variance=variance)
+    widths = _check("critical_point", problem, widths)
+    kept, _ = _reduce("critical_point", problem, widths, variance, 1.0)
     return _transition(problem, kept, **_depth(widths), top=False)
 
 
@@ -298,8 +316,8 @@ def spinodal_point(
     For covariance $a I$ at $\gamma_s = \gamma_c (D+1) / 4^{D/(D+1)}$, with
     $|v| = \rho (|g| / a) (D-1) / (2D)$; `critical_point` for fewer than two hidden layers.
     """
-    _check(problem, widths)
-    kept = shrinkage(problem, widths, variance=variance)
+    widths = _check("spinodal_point", problem, widths)
+    kept, _ = _reduce("spinodal_point", problem, widths, variance, 1.0)
     return _transition(problem, kept, **_depth(widths), top=True)
 
 
@@ -320,20 +338,22 @@ def escape_norm(
     Raises:
         ValueError: If data are not isotropic, or decays differ.
     """
-    decays = _decays(problem, widths, decay)
+    widths = _check("escape_norm", problem, widths)
+    decays = _decays("escape_norm", problem, widths, decay)
     if _concrete(jnp.any(decays != decays[0])):
         raise ValueError(
             "`escape_norm(decay=...)` must be the same for all layers, which else change "
             f"their norms at different rates, but is {decays}."
         )
     _check_isotropic("escape_norm", problem)
-    found = stationary(problem, widths, variance=variance, decay=decay)
+    kept, log_decay = _reduce("escape_norm", problem, widths, variance, decay)
+    found = _stationary(problem, kept, log_decay, **_depth(widths))
     barriers = jnp.where(jnp.isnan(found.loss) | found.stable, jnp.inf, found.scale)
     least = jnp.sqrt(jnp.min(barriers))
     if len(widths) < 2:
         least = jnp.where(jnp.isnan(found.loss[0]), jnp.inf, 0.0)
-    kept, _ = _reduce(problem, widths, variance, decay)
-    return jnp.where(jnp.isnan(kept), jnp.nan, least)
+    unknown = jnp.isnan(kept + jnp.sum(problem.target) + jnp.sum(problem.covariance))
+    return jnp.where(unknown, jnp.nan, least)
 
 
 class Bounds(NamedTuple):
@@ -357,10 +377,13 @@ def norm_bounds(
     the width the paper's $b$, if all widths are equal. With the largest eigenvalue, as the
     paper is remembered, the upper bound does not hold.
     """
+    widths = _check("norm_bounds", problem, widths)
     if not widths:
-        raise ValueError("`norm_bounds` needs a hidden layer, but `widths` is empty.")
-    _check(problem, widths)
-    return _bounds(problem, *_reduce(problem, widths, variance, decay), **_depth(widths))
+        raise ValueError(
+            "`norm_bounds(widths=...)` must name a hidden layer, but is empty."
+        )
+    given = _reduce("norm_bounds", problem, widths, variance, decay)
+    return _bounds(problem, *given, **_depth(widths))
 
 
 @ft.partial(jax.jit, static_argnames="kind")
@@ -403,7 +426,7 @@ def modes(
         ValueError: If data are not isotropic, or there are noise and more than one hidden
             layer. Where the noise is only known at run time the result is `nan`.
     """
-    _check(problem, widths, outputs=None)
+    widths = _check("modes", problem, widths, outputs=None)
     _check_isotropic("modes", problem)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variance))
     if len(widths) > 1 and not traced and np.any(np.asarray(variance) != 0):
@@ -411,7 +434,7 @@ def modes(
             "`modes` is known with noise for one hidden layer only, but `widths` is "
             f"{tuple(widths)} and `variance` {variance}."
         )
-    reduced = _reduce(problem, widths, variance, decay)
+    reduced = _reduce("modes", problem, widths, variance, decay)
     return _modes(problem, *reduced, tuple(widths))
 
 
@@ -460,7 +483,8 @@ def _minimum(problem, kept, log_decay, hidden, kind):
     logs, there = _roots(curve.still, jax.lax.stop_gradient(log_decay))
     gains = jnp.where(there, jax.vmap(curve.still.gap)(logs), jnp.inf)
     best = jnp.argmin(gains)
-    better, allowed = gains[best] < 0, ~jnp.isnan(kept)
+    better = gains[best] < 0
+    allowed = ~jnp.isnan(kept + jnp.sum(curve.signal))
     log = _settle(curve, logs[best], better, log_decay)
     vector = jnp.where(better, curve.map(log), jnp.where(allowed, 0, jnp.nan))
     trivial = ~better & allowed
@@ -675,20 +699,20 @@ def _scale(vector, hidden):
     return jnp.where(zero, 0, jnp.where(zero, 1, square) ** (1 / (hidden + 1)))
 
 
-def _decays(problem, widths, decay):
-    values = per_layer(decay, len(widths) + 1, "decay", positive=True)
+def _decays(name, problem, widths, decay):
+    values = per_layer(decay, len(widths) + 1, f"{name}(decay=...)", positive=True)
     return values.astype(problem.covariance.dtype)
 
 
-def _reduce(problem, widths, variance, decay) -> tuple[Scalar, Scalar]:
+def _reduce(name, problem, widths, variance, decay) -> tuple[Scalar, Scalar]:
     r"""$\rho$ and $\log \gamma$, all that the minimum knows of these.
 
     Both are `nan` where a strength that is only known at run time is out of range.
     """
-    variances = per_layer(variance, len(widths), "variance")
+    variances = per_layer(variance, len(widths), f"{name}(variance=...)")
     variances = variances.astype(problem.covariance.dtype)
     sizes = jnp.asarray(widths, variances.dtype)
-    return _reduced(sizes, variances, _decays(problem, widths, decay))
+    return _reduced(sizes, variances, _decays(name, problem, widths, decay))
 
 
 @jax.jit
@@ -708,21 +732,46 @@ def _concrete(condition) -> bool:
     return not isinstance(condition, Tracer) and bool(condition)
 
 
-def _check(problem: Regression, widths: Sequence[int], *, outputs: int | None = 1):
-    if problem.readout is not None:
-        raise ValueError(
-            "Ziyin, Li & Meng (2022) train all layers, but the problem has a readout."
-        )
+def _check(
+    name: str,
+    problem: Regression,
+    widths: Sequence[int],
+    *,
+    outputs: int | None = 1,
+    readout: bool = False,
+) -> tuple[int, ...]:
+    """The widths, if the paper treats this problem."""
+    needs_regression(f"{name}(problem=...)", problem, readout=readout)
+    widths = _checks.widths(f"{name}(widths=...)", widths)
     if outputs == 1 and problem.target.shape[0] != 1:
         raise ValueError(
-            "Ziyin, Li & Meng (2022) treat one output, but the problem has "
-            f"{problem.target.shape[0]}. See `modes` and `origin_spectrum` for several."
+            f"`{name}(problem=...)` must have one output, which Ziyin, Li & Meng (2022) "
+            f"treat, but has {problem.target.shape[0]}. See `modes` and `origin_spectrum` "
+            "for several."
         )
-    if any(d < 1 for d in widths):
-        raise ValueError(f"`widths` must be positive, but are {tuple(widths)}.")
+    _check_covariance(problem)
+    return widths
+
+
+def _vector(name, problem, vector, what="vector"):
+    """Numbers for each input, that may be `nan`."""
+    name, dtype = f"{name}({what}=...)", problem.covariance.dtype
+    vector = _checks.real(name, vector, _checks.REAL, dtype=dtype, ndim=1)
+    if vector.shape != problem.covariance.shape[:1]:
+        raise ValueError(
+            f"`{name}` must have the problem's {len(problem.covariance)} inputs, but has "
+            f"shape {vector.shape}."
+        )
+    return vector
+
+
+def _check_covariance(problem):
     if isinstance(problem.covariance, Tracer):
         return
-    values = np.linalg.eigvalsh(np.asarray(problem.covariance))
+    covariance = np.asarray(problem.covariance)
+    if not np.isfinite(covariance).all():  # What follows from it is `nan`.
+        return
+    values = np.linalg.eigvalsh(covariance)
     if values[0] < -(np.finfo(values.dtype).eps ** 0.5) * abs(values[-1]):
         raise ValueError(
             "The covariance of the problem must be positive semidefinite, but its least "

@@ -94,7 +94,9 @@ def test_depth_one_has_no_pairs(problem):
 
 
 def test_rank_is_checked(problem, ragged):
-    with pytest.raises(ValueError, match="between 1 and the smallest width, 2, but is 3"):
+    with pytest.raises(
+        ValueError, match=r"`alignment\(rank=...\)` must be between 1 and 2, but is 3"
+    ):
         jf.alignment(problem, ragged, rank=3)
 
 
@@ -208,5 +210,5 @@ def test_signals_that_do_not_fit_are_refused(problem, ragged):
     with pytest.raises(ValueError, match=r"4 inputs, but has shape \(3,\)"):
         jf.path_coupling(problem, ragged, signal=jnp.ones(3))
     network = jf.MLP(ragged.weights, jnp.tanh)
-    with pytest.raises(ValueError, match="need a `signal`"):
+    with pytest.raises(ValueError, match="needs a `signal`"):
         jf.gains(problem, network)

@@ -142,7 +142,7 @@ def test_other_optimisers_are_refused(optimiser, fact):
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ({"step_size": 0.0}, "step_size=...\\)` must be positive, not 0.0"),
+        ({"step_size": 0.0}, "step_size=...\\)` must be positive, but is 0.0"),
         ({"step_size": 1.0, "momentum": 1.0}, "momentum=...\\)` must be at least 0"),
     ],
 )

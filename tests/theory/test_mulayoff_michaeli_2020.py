@@ -686,5 +686,5 @@ def test_what_theory_does_not_cover_is_refused(call, fact):
 
 def test_a_readout_is_refused():
     problem = jf.regression(np.eye(2), np.eye(2), readout=np.eye(2))
-    with pytest.raises(ValueError, match="has a readout"):
+    with pytest.raises(ValueError, match="must have no readout"):
         theory.flattest_sharpness(problem, 2)

@@ -572,7 +572,7 @@ def test_members_of_a_batch_without_a_minimum_are_marked(widths):
 def test_what_is_known_while_tracing_is_refused():
     problem = isotropic(inputs=2)
     run = lambda decay: theory.minimum(problem, (2,), variance=-1.0, decay=decay).loss
-    with pytest.raises(ValueError, match=r"variance.*not negative, but is -1\.0"):
+    with pytest.raises(ValueError, match=r"variance.*not be negative, but is -1\.0"):
         jax.jit(run)(0.1)
     run = lambda decay: theory.modes(TWO, (2, 2), variance=0.1, decay=decay)
     with pytest.raises(ValueError, match="one hidden layer"):
@@ -643,9 +643,9 @@ TWO = jf.regression_from_moments(np.eye(2), np.eye(2), 2.0)
 REFUSED = {
     "decay": (isotropic(), {"decay": 0.0}, "decay.*positive, but is 0"),
     "decays": (isotropic(), {"decay": (0.1, 0.1)}, r"each of 3 layers.*\(2,\)"),
-    "variance": (isotropic(), {"decay": 0.1, "variance": -1}, "variance.*not negative"),
+    "variance": (isotropic(), {"decay": 0.1, "variance": -1}, "variance.*not be negative"),
     "moments": (BARE, {"decay": 0.1}, "least eigenvalue is -0.2"),
-    "outputs": (TWO, {"decay": 0.1}, "one output, but the problem has 2"),
+    "outputs": (TWO, {"decay": 0.1}, "must have one output.*but has 2"),
 }
 
 
@@ -659,7 +659,10 @@ def test_what_a_function_does_not_know_it_refuses():
     problem = jf.regression_from_moments(A3, G3, 1.5)
     bare = jf.Regression(jnp.ones((1, 2)), jnp.eye(2), jnp.zeros(()), jnp.ones((1, 1)))
     for call, fact in (
-        (lambda: theory.minimum(problem, (2, 0), decay=0.1), r"positive, but are \(2, 0\)"),
+        (
+            lambda: theory.minimum(problem, (2, 0), decay=0.1),
+            r"widths=...\)\[1\]` must be positive, but is 0",
+        ),
         (lambda: theory.minimum(bare, (2,), decay=0.1), "readout"),
         (lambda: theory.modes(problem, (2,), decay=0.1), "multiple of the identity"),
         (lambda: theory.modes(TWO, (2, 2), variance=0.1, decay=0.1), "one hidden layer"),
@@ -667,7 +670,7 @@ def test_what_a_function_does_not_know_it_refuses():
             lambda: theory.escape_norm(isotropic(), (2,), decay=(0.1, 0.2)),
             "the same for all",
         ),
-        (lambda: theory.norm_bounds(problem, (), decay=0.1), "needs a hidden layer"),
+        (lambda: theory.norm_bounds(problem, (), decay=0.1), "must name a hidden layer"),
         (
             lambda: theory.minimiser(problem, (2,), decay=0.1, signs=[np.ones(3)]),
             r"widths \(2,\), but has shapes \[\(3,\)\]",
