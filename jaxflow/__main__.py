@@ -244,13 +244,14 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     import jax
     import numpy as np
 
+    from ._linalg.backend import on_cpu
     from .experiments.programs import cores
     from .experiments.store import load
     from .experiments.sweeps import sweep
 
     jax.config.update("jax_enable_x64", settings.float64)
     client = _client(settings.scheduler)
-    alone = client is not None or jax.default_backend() != "cpu" or cores() == 1
+    alone = client is not None or not on_cpu() or cores() == 1
     pool = None if alone else _workers(cores(), settings.float64)
 
     def call(name, run, **options):

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
+from .._linalg import decompositions
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from .batching import anywhere
@@ -504,10 +505,10 @@ def _tracked(place, w, moments, start, k):
 
         _, rest = jax.lax.scan(further, basis, length=2)
         space = jnp.concatenate([basis, *rest])
-        space = jnp.linalg.qr(space.T)[0].T
+        space = decompositions.qr(space.T)[0].T
         images = product(space)
         small = space @ images.T
-        values, mixing = jnp.linalg.eigh((small + small.T) / 2)
+        values, mixing = decompositions.eigh((small + small.T) / 2)
         mixing, values = mixing.T[::-1][:size], values[::-1][:size]
         basis = mixing @ space
         misses = jnp.linalg.norm(mixing @ images - values[:, None] * basis, axis=1)
@@ -560,7 +561,7 @@ def _(primals, tangents):
 
 def _root(x):
     """A matrix whose square is a positive semidefinite one, with finite slopes."""
-    return jnp.linalg.cholesky(x + 1e-30 * jnp.eye(x.shape[0], dtype=x.dtype)).T
+    return decompositions.cholesky(x + 1e-30 * jnp.eye(x.shape[0], dtype=x.dtype)).T
 
 
 def _first(matrix):
@@ -569,7 +570,7 @@ def _first(matrix):
     Of a matrix of zeros the eigenvector has none.
     """
     fixed = jax.lax.stop_gradient(matrix)
-    values, axes = jnp.linalg.eigh(fixed)
+    values, axes = decompositions.eigh(fixed)
     axis, others = axes[:, -1], axes[:, :-1]
     gaps = values[-1] - values[:-1]
     inverse = jnp.where(gaps > 0, 1 / jnp.where(gaps > 0, gaps, 1), 0)
@@ -597,7 +598,7 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
         along = main / jnp.sqrt(jnp.maximum(size, 1e-30))
         curve = lambda w: _bend(place, w, along, along)
         quartic = _bend(curve, w, main, main)
-        modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)
+        modes = jnp.maximum(decompositions.eigvalsh(spread @ spread.T)[::-1], 0)
         others = centre.values[spread.shape[0] :]  # None, if all weights may oscillate.
         return (
             {name: mean(observable) for name, observable in average.items()},

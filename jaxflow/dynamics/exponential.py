@@ -17,6 +17,7 @@ from jax.extend.core import Literal
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._linalg import decompositions
 from .krylov import Modes, krylov, phi
 
 _DENSE_LIMIT = 4000
@@ -224,7 +225,7 @@ def _dense_stages(flow, h, y0):
     jacobian = (jacobian + jacobian.T) / 2
     fixed = jax.lax.stop_gradient(jacobian)
     finite = jnp.all(jnp.isfinite(fixed))  # LAPACK may hang on what is not.
-    rates, axes = jnp.linalg.eigh(jnp.where(finite, fixed, 0))
+    rates, axes = decompositions.eigh(jnp.where(finite, fixed, 0))
 
     def act(vectors, part, weights):
         scale = part * h

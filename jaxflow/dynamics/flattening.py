@@ -10,6 +10,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from .._linalg import decompositions
 from ..losses import Regression
 from ..networks import DeepLinear, chain
 
@@ -54,7 +55,7 @@ def flatten(
     if loss.readout is not None:
         raise ValueError("`flatten` trains all layers, but the problem has a readout.")
     target = loss.target
-    left, values, right = jnp.linalg.svd(target, full_matrices=False)
+    left, values, right = decompositions.svd(target, full_matrices=False)
     rank = values.size
     if not isinstance(values, Tracer):
         rounding = max(target.shape) * np.finfo(values.dtype).eps * values[0]
@@ -84,7 +85,7 @@ def _flatten(loss, free, basis, reduced, measure, steps, turned):
         behind = chain(last, *reversed(others))
         # The nearest first layer that fits.
         error = reduced - behind @ first
-        first = first + behind.T @ jnp.linalg.solve(behind @ behind.T, error)
+        first = first + behind.T @ decompositions.solve(behind @ behind.T, error)
         layers = (first, *others, basis @ last)
         return DeepLinear(tuple(w.T for w in reversed(layers)) if turned else layers)
 

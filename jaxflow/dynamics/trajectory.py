@@ -11,6 +11,7 @@ from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .._linalg.backend import on_cpu
 from ..kernels import batched
 from ..losses import AbstractLoss
 from ..modules import Completed, of_modules, whole
@@ -323,7 +324,7 @@ def _remaining_if(unsure, loss, network):
     def together(size, moving, fixed):
         (unsure, moving), (same, fixed) = moving, fixed
         unsure = jnp.broadcast_to(same, (size,)) if unsure is None else unsure
-        width = min(16, size) if jax.default_backend() == "cpu" else size
+        width = min(16, size) if on_cpu() else size
         order = jnp.pad(jnp.argsort(~unsure), (0, -size % width), mode="edge")
 
         def some(block, found):

@@ -16,6 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
+from .._linalg.backend import on_cpu
 from ..dynamics import Trajectory
 from . import jaxprs
 from .grid import Grid, Point
@@ -152,13 +153,9 @@ class Program:
 def _options() -> dict[str, Any]:
     """How chunks are compiled: on a CPU, with kernels that one thread computes.
 
-    The other devices have chunks of their own. Batched decompositions (`eigh`, `svd`, ...)
-    do not listen: XLA (0.10) hands their members to a pool of `NPROC` threads, if there is
-    more than one, and waits in one of them. Where as many wait at once as there are
-    threads, all wait for ever.
+    The other devices have chunks of their own.
     """
-    cpu = jax.default_backend() == "cpu"
-    return {"xla_cpu_multi_thread_eigen": False} if cpu else {}
+    return {"xla_cpu_multi_thread_eigen": False} if on_cpu() else {}
 
 
 def _variables(result, taken) -> dict[str, jax.Array]:

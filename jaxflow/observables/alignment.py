@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
+from .._linalg import decompositions
 from ..losses import AbstractLoss
 from ..modules import Loss
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
@@ -87,7 +88,7 @@ def _top(network, rank, tolerance):
         )
 
     def one(weight):
-        left, values, right = jnp.linalg.svd(weight, full_matrices=False)
+        left, values, right = decompositions.svd(weight, full_matrices=False)
         counted = jnp.arange(values.size) < rank
         if tolerance is not None:
             least = values[rank - 1] * (1 - jnp.asarray(tolerance, values.dtype))
@@ -154,13 +155,13 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
             "`determinant` needs as many outputs as inputs, but the network has widths "
             f"{network.widths}."
         )
-    return jnp.linalg.det(network.product)
+    return decompositions.det(network.product)
 
 
 def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
-    values = [jnp.linalg.svd(w, compute_uv=False) for w in _matrices(network)]
+    values = [decompositions.svdvals(w) for w in _matrices(network)]
     rank = max(v.size for v in values)
     pad = lambda v: jnp.pad(v, (0, rank - v.size), constant_values=jnp.nan)
     return jnp.stack([pad(v) for v in values])
@@ -230,7 +231,7 @@ def _states(network, signal):
                 "that it amplifies most. For small signals around an input `x`, ask for "
                 "those of `network.linearised(x)`."
             )
-        signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
+        signal = decompositions.svd(network.product, full_matrices=False)[2][0]
     start = jnp.asarray(signal, jax.tree.leaves(network)[0].dtype)
     if start.shape != network.widths[:1]:
         raise ValueError(

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .._linalg import decompositions
 from ..losses import AbstractLoss, Regression
 from ..modules import of_modules
 from ..networks import DeepLinear
@@ -348,11 +349,11 @@ def gauss_newton_spectrum(
         loss: The problem; neither a sum nor made of samples.
         network: Where, in principle at a minimum.
     """
-    variances, axes = jnp.linalg.eigh(loss.covariance)
+    variances, axes = decompositions.eigh(loss.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     inner = [a @ root for a in network.from_input[:-1]]
     outer = network.to_output[1:]
     if loss.readout is not None:
         outer = [loss.readout @ b for b in outer]
     blocks = [jnp.kron(b @ b.T, a.T @ a) for a, b in zip(inner, outer, strict=True)]
-    return 2 * jnp.linalg.eigvalsh(sum(blocks))[::-1]  # pyright: ignore
+    return 2 * decompositions.eigvalsh(sum(blocks))[::-1]  # pyright: ignore

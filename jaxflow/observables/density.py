@@ -7,6 +7,7 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
+from .._linalg import decompositions
 from ..losses import AbstractLoss
 from ..modules import of_modules
 from .curvature import Part, frozen, operator
@@ -104,7 +105,7 @@ def spectral_density(
 def _dense(place, part):
     flat, apply = _flat(place, part)
     matrix = jax.vmap(apply)(jnp.eye(flat.size, dtype=flat.dtype))
-    values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))[None]
+    values = decompositions.eigvalsh(jax.lax.stop_gradient(matrix))[None]
     weights = jnp.full_like(values, 1 / flat.size)
     none = jnp.zeros((), flat.dtype)
     return SpectralDensity(
@@ -160,7 +161,7 @@ def _quadrature(apply, start, count):
     _, diagonal, beside, _, _ = jax.lax.fori_loop(0, count, extend, carry)
     beside = beside[:-1]
     small = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    values, vectors = jnp.linalg.eigh(small)
+    values, vectors = decompositions.eigh(small)
     return values, vectors[0] ** 2
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
+from .._linalg import decompositions
 from ..losses import Regression
 from ..networks import DeepLinear
 from . import mulayoff_michaeli_2020 as exact
@@ -41,7 +42,7 @@ class Curvatures(NamedTuple):
 def curvatures(problem: Regression) -> Curvatures:
     r"""The curvature of the data along the target, and its extremes."""
     _, along, _ = _polar(problem)
-    eigenvalues = jnp.linalg.eigvalsh(problem.covariance)
+    eigenvalues = decompositions.eigvalsh(problem.covariance)
     return Curvatures(along @ problem.covariance @ along, eigenvalues[0], eigenvalues[-1])
 
 
@@ -162,7 +163,7 @@ def rank_one_bound(problem: Regression, start: DeepLinear) -> Scalar:
             f"has rank one, but the last layer has shape {start.weights[-1].shape}."
         )
     squares = jnp.stack([jnp.sum(w**2) for w in start.weights])
-    gaps = [jnp.linalg.norm(d, 2) for d in conserved(problem, start)]
+    gaps = [decompositions.spectral_norm(d) for d in conserved(problem, start)]
     gaps = jnp.stack([*gaps, jnp.zeros((), squares.dtype)])
     return jnp.max(squares - squares[-1] + jnp.cumsum(gaps[::-1])[::-1])
 
@@ -176,8 +177,8 @@ def alignment_bound(
     `start`, whose `rank_one_bound` is $e$. Negative where it says nothing.
     """
     slack = rank_one_bound(problem, start)
-    gaps = jnp.array([jnp.linalg.norm(d, 2) for d in conserved(problem, start)])
-    tops = jnp.array([jnp.linalg.norm(w, 2) ** 2 for w in network.weights])
+    gaps = jnp.array([decompositions.spectral_norm(d) for d in conserved(problem, start)])
+    tops = jnp.array([decompositions.spectral_norm(w) ** 2 for w in network.weights])
     return (tops[1:] - gaps - slack) / tops[:-1]
 
 
