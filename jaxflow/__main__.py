@@ -236,9 +236,7 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     if "jax" not in sys.modules:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))
-        # XLA (0.10) waits for its pool of threads in the threads of the pool: let them be
-        # more than decompositions at once, and one be enough for any other kernel.
-        os.environ.setdefault("NPROC", "32")
+        # Of kernels as small as these one thread computes each fastest.
         single = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {single}".strip()
     import jax

@@ -41,8 +41,9 @@ def main():
 
 def watch(options):
     """Read the calls of another process, and say how many there were."""
-    ours = "NPROC", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_NUM_CPU_DEVICES"
+    ours = "NPROC", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
     environment = {k: v for k, v in os.environ.items() if k not in ours}
+    environment["JAX_NUM_CPU_DEVICES"] = "2"  # Of which only sweeps use the second.
     command = [sys.executable, "-u", __file__, "--child"]
     command += ["--ordinary"] if options.ordinary else []
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -54,8 +55,10 @@ def watch(options):
             words = lines.get(timeout=options.patience).split()
             if words == ["compiled"]:
                 end = time.monotonic() + 60 * options.minutes
-            calls += words[:1] == ["call"]
-            print(" ".join(words), flush=True) if words[:1] != ["call"] else None
+            if words[:1] == ["call"]:
+                calls += 1
+            else:
+                print(*words, flush=True)
     except queue.Empty:
         state = "hangs" if child.poll() is None else f"ended with {child.returncode}"
         print(f"{state} after {calls} calls")

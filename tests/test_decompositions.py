@@ -88,7 +88,9 @@ def test_each_member_of_a_batch_is_decomposed_as_if_alone(name):
     found = nested(function, *arguments)
     for i in np.ndindex(2, 3):
         alone = reference(*(x[i] for x in arguments))
-        np.testing.assert_array_equal(flat(jax.tree.map(lambda x: x[i], found)), flat(alone))
+        np.testing.assert_array_equal(
+            flat(jax.tree.map(lambda x: x[i], found)), flat(alone)
+        )
         given = function(*(x[i] for x in arguments))
         np.testing.assert_array_equal(flat(given), flat(alone))
 
@@ -116,7 +118,9 @@ def test_no_derivative_decomposes_a_batch(name, derivative):
 
 
 def test_a_stack_of_matrices_is_a_batch():
-    np.testing.assert_array_equal(decompositions.svdvals(TALL), nested(jax_own.svdvals, TALL))
+    np.testing.assert_array_equal(
+        decompositions.svdvals(TALL), nested(jax_own.svdvals, TALL)
+    )
 
 
 def test_singular_determinants_have_slopes():
