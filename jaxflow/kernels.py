@@ -12,6 +12,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, PyTree
 
 from ._linalg.backend import on_cpu
+from ._linalg.precision import full_precision
 
 
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +66,7 @@ def batched(alone: Callable[..., PyTree], together: Callable[..., PyTree]):
 
         return call(moving, fixed)
 
+    alone, together = full_precision(alone), full_precision(together)
     one = custom_vmap(alone)
 
     @one.def_vmap

@@ -27,6 +27,7 @@ from jaxtyping import (
 )
 
 from ._linalg import decompositions
+from ._linalg.precision import full_precision
 from .networks import (
     AbstractLayered,
     DeepLinear,
@@ -610,6 +611,7 @@ class WeightDecay(AbstractLoss):
         return jnp.sum(strengths.astype(squares.dtype) * squares)
 
 
+@full_precision
 def regression(
     x: ArrayLike, y: ArrayLike, *, readout: ArrayLike | None = None
 ) -> Regression:
@@ -640,6 +642,7 @@ def _moments(x, y, readout):
     return Regression(target, x.T @ x / x.shape[0], floor, readout)
 
 
+@full_precision
 def regression_from_moments(
     covariance: ArrayLike, cross: ArrayLike, power: ScalarLike
 ) -> Regression:
@@ -701,6 +704,7 @@ def _check_moments(covariance, cross, power, target):
         )
 
 
+@full_precision
 def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
     r"""The error of reconstructing `x` from `x` plus white normal noise, in expectation.
 

@@ -116,7 +116,8 @@ def made():
     yield "slope", together(slope, *((a,) for a in symmetric))
 
     def problem(key):
-        x, w, noise = (jr.normal(k, shape) for k, shape in zip(jr.split(key, 3), SHAPES))
+        pairs = zip(jr.split(key, 3), SHAPES, strict=True)
+        x, w, noise = (jr.normal(k, shape) for k, shape in pairs)
         return jf.regression(x, x @ w + noise)
 
     one = problem(jr.key(1))

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from .batching import anywhere
@@ -36,6 +37,7 @@ from .trajectory import (
 FEW = 3
 
 
+@full_precision
 def central_flow(
     loss: Loss,
     network: PyTree,
@@ -524,6 +526,7 @@ def _tracked(place, w, moments, start, k):
 
 
 @_tracked.def_jvp
+@full_precision
 def _(primals, tangents):
     place, w, moments, start, k = primals
     basis, miss = _tracked(place, w, moments, start, k)

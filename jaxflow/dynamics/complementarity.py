@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 
 
 def pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +100,7 @@ def _interior_point(a, b):
 
 
 @complementary.defjvp
+@full_precision
 def _(primals, tangents):
     (a, b), (da, db) = primals, tangents
     x, s = complementary(a, b)

@@ -15,6 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._linalg.precision import full_precision
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
@@ -34,6 +35,7 @@ from .trajectory import (
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 
+@full_precision
 def gradient_descent(
     loss: Loss,
     network: PyTree,
@@ -296,7 +298,8 @@ def _travel_as_one(kernel, way, step, network):
 
     route = one_by_one(alone) if kernel.step is None else batched(alone, together)
     differentiable = eqx.filter_custom_jvp(lambda inputs: route(inputs))
-    differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
+    slope = lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes)
+    differentiable.def_jvp(full_precision(slope))
     return differentiable(inputs)
 
 

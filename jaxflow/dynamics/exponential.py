@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from .krylov import Modes, krylov, phi
 
 _DENSE_LIMIT = 4000
@@ -182,6 +183,7 @@ def _advance(flow, h, y0, tolerance, largest):
 
 
 @_advance.def_jvp
+@full_precision
 def _(primals, tangents):
     flow, h, y0, tolerance, largest = primals
 
@@ -202,6 +204,7 @@ def _inside(flow, h, y0, part, pieces):
 
 
 @_inside.def_jvp
+@full_precision
 def _(primals, tangents):
     def dense(flow, h, y0, part):
         pieces, act = _dense_stages(flow, h, y0)
@@ -245,6 +248,7 @@ def _function(weights, matrix, v, rates, axes):
 
 
 @_function.defjvp
+@full_precision
 def _(primals, tangents):
     r"""By divided differences (Daleckii & Krein, 1965), of $p = \sum_k w_k \varphi_k$.
 

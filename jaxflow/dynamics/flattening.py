@@ -11,10 +11,12 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import Regression
 from ..networks import DeepLinear, chain
 
 
+@full_precision
 def flatten(
     loss: Regression,
     network: DeepLinear,

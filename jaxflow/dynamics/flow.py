@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
 from .._linalg import decompositions
 from .._linalg.backend import on_cpu
+from .._linalg.precision import full_precision
 from ..modules import Loss, parts, whole
 from .batching import in_turn
 from .exponential import ExponentialRosenbrock
@@ -31,6 +32,7 @@ from .trajectory import (
 )
 
 
+@full_precision
 def gradient_flow(
     loss: Loss,
     network: PyTree,
@@ -361,6 +363,7 @@ def _stationary(loss, network, solver):
 
 
 @_stationary.def_jvp
+@full_precision
 def _(primals, tangents):
     loss, network, solver = primals
     slope = lambda loss, network: jax.grad(loss.excess)(network)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
 from ..modules import parts
 from ..networks import Committee
@@ -19,6 +20,7 @@ from .descent import Way, check_every, join, travel
 from .trajectory import Observable, Status, Trajectory, norm, record, value
 
 
+@full_precision
 def least_action(
     loss: AbstractLoss,
     network: PyTree[Array],

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from .._linalg.backend import on_cpu
+from .._linalg.precision import full_precision
 from ..dynamics import Trajectory
 from . import jaxprs
 from .grid import Grid, Point
@@ -68,6 +69,7 @@ class Program:
         records: Whether variables have records.
     """
 
+    @full_precision
     def __init__(self, work: Work, point: Point):
         grid = work.grid
         fixed = grid.fixed(point)
@@ -98,6 +100,7 @@ class Program:
         share = math.ceil(math.prod(self._work.grid.sides) / 8)
         return max(1, min(MOST_MEMBERS, max(FEW_MEMBERS, share), int(BUDGET / each)))
 
+    @full_precision
     def _batch(self, *arguments):
         member = jaxpr_as_fun(self._traced)
         one = lambda data, *values: member(self._work.key(data), *values)

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, Regression
 from ..modules import of_modules
 from ..networks import DeepLinear
@@ -288,6 +289,7 @@ def _differentiable(place, part, values, vectors):
 
 
 @_differentiable.def_jvp
+@full_precision
 def _(primals, tangents):
     place, part, values, vectors = primals
     vectors = _constant(vectors, place)
@@ -304,6 +306,7 @@ def _constant(vectors, place):
 
 
 @_constant.def_jvp
+@full_precision
 def _(primals, tangents):
     del primals, tangents
     raise NotImplementedError(

@@ -26,6 +26,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import Regression
 from ..networks import DeepLinear
 
@@ -295,6 +296,7 @@ def _in_time(square, field, time):
 
 
 @_in_time.defjvp
+@full_precision
 def _in_time_derivative(primals, tangents):
     square = _in_time(*primals)
     pull = primals[1] @ square
