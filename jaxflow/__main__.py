@@ -282,21 +282,20 @@ def _sweeper(stores: Path, settings: _Settings, say: Callable[[str], Any]):
     caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     if "jax" not in sys.modules:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jaxflow"))
-        # XLA (0.10) waits for its pool of threads in the threads of the pool: let them be
-        # more than decompositions at once, and one be enough for any other kernel.
-        os.environ.setdefault("NPROC", "32")
+        # Of kernels as small as these one thread computes each fastest.
         single = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {single}".strip()
     import jax
     import numpy as np
 
+    from ._linalg.backend import on_cpu
     from .experiments.programs import cores
     from .experiments.store import load
     from .experiments.sweeps import sweep
 
     jax.config.update("jax_enable_x64", settings.float64)
     client = _client(settings.scheduler)
-    alone = client is not None or jax.default_backend() != "cpu" or cores() == 1
+    alone = client is not None or not on_cpu() or cores() == 1
     pool = None if alone else _workers(cores(), settings.float64)
 
     def call(name, run, **options):

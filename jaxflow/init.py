@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from . import _checks
+from ._linalg import decompositions
 from .networks import Committee, ConvNet, DeepLinear, per_layer
 
 
@@ -155,7 +156,7 @@ def balanced(
         )
     if depth == 1:
         return DeepLinear((product,))
-    left, values, right = jnp.linalg.svd(product, full_matrices=False)
+    left, values, right = decompositions.svd(product, full_matrices=False)
     root = values ** (1 / depth)
     pad = (0, width - rank)
     first = jnp.pad(root[:, None] * right, (pad, (0, 0)))
@@ -199,7 +200,7 @@ def factorisation(
             f"`init.factorisation(widths=...)` must go from {product.shape[1]} inputs to "
             f"{product.shape[0]} outputs, those of the product, but is {tuple(widths)}."
         )
-    left, values, right = jnp.linalg.svd(product)
+    left, values, right = decompositions.svd(product)
     rank = values.size
     if not isinstance(values, Tracer):
         rounding = max(product.shape) * np.finfo(values.dtype).eps * values[0]

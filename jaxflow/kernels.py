@@ -11,6 +11,9 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, PyTree
 
+from ._linalg.backend import on_cpu
+from ._linalg.precision import full_precision
+
 
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel of its own: XLA on CPU would recompute every layer in all later ones.
@@ -21,8 +24,7 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments):
         alone = set_xla_metadata(inlineable="false")
-        here = jax.default_backend() == "cpu"
-        with alone if here else contextlib.nullcontext():
+        with alone if on_cpu() else contextlib.nullcontext():
             return function(*arguments)
 
     return call
@@ -64,6 +66,7 @@ def batched(alone: Callable[..., PyTree], together: Callable[..., PyTree]):
 
         return call(moving, fixed)
 
+    alone, together = full_precision(alone), full_precision(together)
     one = custom_vmap(alone)
 
     @one.def_vmap

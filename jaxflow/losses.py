@@ -28,6 +28,8 @@ from jaxtyping import (
 )
 
 from . import _checks
+from ._linalg import decompositions
+from ._linalg.precision import full_precision
 from .networks import (
     AbstractLayered,
     DeepLinear,
@@ -266,9 +268,9 @@ class Regression(AbstractLoss):
         narrowest = min(n for w in network.weights for n in w.shape)
         if narrowest == min(self.target.shape):
             return jnp.zeros((), self.target.dtype)
-        variances, axes = jnp.linalg.eigh(self.covariance)
+        variances, axes = decompositions.eigh(self.covariance)
         seen = self.target @ axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
-        return jnp.sum(jnp.linalg.svd(seen, compute_uv=False)[narrowest:] ** 2)
+        return jnp.sum(decompositions.svdvals(seen)[narrowest:] ** 2)
 
     def linear_map(self, network: PyTree) -> Float[Array, "out in"]:
         r"""The end-to-end matrix $P W$, readout included.
@@ -717,6 +719,7 @@ class WeightDecay(AbstractLoss):
         return jnp.sum(strengths.astype(squares.dtype) * squares)
 
 
+@full_precision
 def regression(
     x: ArrayLike, y: ArrayLike, *, readout: ArrayLike | None = None
 ) -> Regression:
@@ -742,11 +745,12 @@ def regression(
 @jax.jit
 def _moments(x, y, readout):
     # From the data and not from their covariance, which squares the condition number.
-    target = (jnp.linalg.pinv(x) @ y).T
+    target = (decompositions.pinv(x) @ y).T
     floor = jnp.sum((y - x @ target.T) ** 2) / x.shape[0]
     return Regression(target, x.T @ x / x.shape[0], floor, readout)
 
 
+@full_precision
 def regression_from_moments(
     covariance: ArrayLike, cross: ArrayLike, power: ScalarLike
 ) -> Regression:
@@ -770,7 +774,7 @@ def regression_from_moments(
             f"(in, in), (out, in) and (), but has {covariance.shape}, {cross.shape} and "
             f"{power.shape}."
         )
-    target = cross @ jnp.linalg.pinv(covariance, hermitian=True)
+    target = cross @ decompositions.pinv(covariance, hermitian=True)
     floor = power - jnp.sum(target * cross)
     if not any(isinstance(m, Tracer) for m in (covariance, cross, power)):
         _check_moments(covariance, cross, power, target)
@@ -807,6 +811,7 @@ def _check_moments(covariance, cross, power, target):
         )
 
 
+@full_precision
 def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
     r"""The error of reconstructing `x` from `x` plus white normal noise, in expectation.
 
@@ -823,7 +828,7 @@ def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
     x, _, _ = _check_data("denoising", x, x, None)
     noise = _checks.real("denoising(noise=...)", noise, _checks.NOT_NEGATIVE, dtype=x.dtype)
     variance = noise**2
-    _, sizes, axes = jnp.linalg.svd(x / x.shape[0] ** 0.5, full_matrices=False)
+    _, sizes, axes = decompositions.svd(x / x.shape[0] ** 0.5, full_matrices=False)
     seen = sizes > max(x.shape) * jnp.finfo(x.dtype).eps * sizes[0]  # More than rounding.
     clean = jnp.where(seen, sizes, 0) ** 2
     noisy = clean + variance
@@ -848,7 +853,7 @@ def whiten(problem: Regression) -> tuple[Regression, Float[Array, "in in"]]:
         ValueError: If the covariance is singular.
     """
     needs_regression("whiten(problem=...)", problem)
-    variances, axes = jnp.linalg.eigh(problem.covariance)
+    variances, axes = decompositions.eigh(problem.covariance)
     if not isinstance(variances, Tracer):
         size, values = variances.size, np.asarray(variances)
         rank = int(np.sum(values > size * np.finfo(values.dtype).eps * values[-1]))

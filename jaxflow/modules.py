@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
 from . import _checks
+from ._linalg.precision import full_precision
 from .losses import AbstractLoss
 from .variants import Prepared
 
@@ -105,6 +106,7 @@ def of_modules(
     """A function of a loss and weights, for any loss and module."""
 
     @ft.wraps(function)
+    @full_precision
     def call(loss: Any, network: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         name = function.__name__  # pyright: ignore
         return function(*parts(name, loss, network), *args, **kwargs)

@@ -28,10 +28,6 @@ _quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_c
 if "xla_cpu_use_fusion_emitters" not in _given and _starts(f"{_given} {_quick}"):
     os.environ["XLA_FLAGS"] = f"{_given} {_quick}".strip()
 
-# XLA (0.10) waits for its pool of threads in the threads of the pool, where batches of two
-# decompositions at once wait for ever if there are two. One thread does all by itself.
-os.environ["NPROC"] = "1"
-
 import jax  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)

@@ -7,19 +7,24 @@ import jaxflow
 
 ROOT = Path(jaxflow.__file__).parent
 MAY_IMPORT = {
+    "_linalg": set(),
     "_checks": set(),
-    "kernels": set(),
+    "kernels": {"_linalg"},
     "networks": set(),
-    "init": {"networks"},
-    "losses": {"networks"},
+    "init": {"_linalg", "networks"},
+    "losses": {"_linalg", "networks"},
     "variants": {"losses"},
-    "modules": {"losses", "variants"},
+    "modules": {"_linalg", "losses", "variants"},
     "patterns": {"networks", "losses"},
-    "dynamics": {"kernels", "networks", "losses", "variants", "modules", "patterns"},
-    "observables": {"kernels", "networks", "losses", "variants", "modules", "patterns"},
-    "theory": {"networks", "losses"},
+    "dynamics": {
+        *("_linalg", "kernels", "networks", "losses", "variants", "modules", "patterns"),
+    },
+    "observables": {
+        *("_linalg", "kernels", "networks", "losses", "variants", "modules", "patterns"),
+    },
+    "theory": {"_linalg", "networks", "losses"},
     "experiments": {
-        *("networks", "init", "losses", "variants", "modules", "patterns"),
+        *("_linalg", "networks", "init", "losses", "variants", "modules", "patterns"),
         *("dynamics", "observables", "theory"),
     },
 }
@@ -46,6 +51,47 @@ def test_layers_import_downwards():
         if target not in MAY_IMPORT[layer] | {layer, "_checks"}
     ]
     assert not wrong
+
+
+def _calls(path, libraries):
+    """The dotted names in a file that begin with one of these."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute | ast.ImportFrom | ast.Import):
+            name = ast.unparse(node).removeprefix("from ").removeprefix("import ")
+            if name.startswith(libraries):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {name}"
+
+
+def test_only_one_module_decomposes_matrices():
+    """Norms of vectors do not, and NumPy and SciPy do so without XLA's threads."""
+    routes = "jnp.linalg.", "jax.numpy.linalg", "jax.scipy.linalg", "jax.lax.linalg"
+    others = "lax.linalg", "jax.scipy import linalg", "jax.numpy import linalg"
+    found = [
+        call
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "_linalg"
+        for call in _calls(path, routes + others)
+        if not call.endswith(" jnp.linalg.norm")
+    ]
+    assert not found
+
+
+def test_no_norm_is_a_singular_value():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "jnp.linalg.norm"
+        if len(node.args) > 1 or any(k.arg == "ord" for k in node.keywords)
+    ]
+    assert not found
+
+
+def test_only_one_function_asks_for_the_backend():
+    asking = [p for p in ROOT.rglob("*.py") if "default_backend()" in p.read_text()]
+    # Stores say where they were computed.
+    allowed = {"backend.py", "specification.py"}
+    assert {path.name for path in asking} == allowed
 
 
 def test_every_layer_is_there():

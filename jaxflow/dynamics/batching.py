@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
+from .._linalg.precision import full_precision
 from ..kernels import one_by_one
 
 
@@ -52,7 +53,7 @@ def in_turn(function: Callable[..., PyTree], arguments: PyTree, *, forward: bool
     first = lambda out: jax.lax.scan(keep, out, length=1)[0]
     reverse = jax.custom_vjp(lambda inputs: alone(inputs))
     reverse.defvjp(
-        lambda inputs: jax.vjp(lambda inputs: first(plain(inputs)), inputs),
-        lambda pull, slope: pull(slope),
+        full_precision(lambda inputs: jax.vjp(lambda inputs: first(plain(inputs)), inputs)),
+        full_precision(lambda pull, slope: pull(slope)),
     )
     return reverse((arrays, constants))

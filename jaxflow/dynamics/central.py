@@ -16,7 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from .._linalg.norms import norm, tree_isfinite
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
 from .batching import anywhere
@@ -37,6 +39,7 @@ from .trajectory import (
 FEW = 3
 
 
+@full_precision
 def central_flow(
     loss: Loss,
     network: PyTree,
@@ -513,10 +516,10 @@ def _tracked(place, w, moments, start, k):
 
         _, rest = jax.lax.scan(further, basis, length=2)
         space = jnp.concatenate([basis, *rest])
-        space = jnp.linalg.qr(space.T)[0].T
+        space = decompositions.qr(space.T)[0].T
         images = product(space)
         small = space @ images.T
-        values, mixing = jnp.linalg.eigh((small + small.T) / 2)
+        values, mixing = decompositions.eigh((small + small.T) / 2)
         mixing, values = mixing.T[::-1][:size], values[::-1][:size]
         basis = mixing @ space
         misses = norm(mixing @ images - values[:, None] * basis, axis=1)
@@ -532,6 +535,7 @@ def _tracked(place, w, moments, start, k):
 
 
 @_tracked.def_jvp
+@full_precision
 def _(primals, tangents):
     place, w, moments, start, k = primals
     basis, miss = _tracked(place, w, moments, start, k)
@@ -569,7 +573,7 @@ def _(primals, tangents):
 
 def _root(x, least):
     """A matrix whose square is a positive semidefinite one, with finite slopes."""
-    return jnp.linalg.cholesky(x + least * jnp.eye(x.shape[0], dtype=x.dtype)).T
+    return decompositions.cholesky(x + least * jnp.eye(x.shape[0], dtype=x.dtype)).T
 
 
 def _first(matrix):
@@ -578,7 +582,7 @@ def _first(matrix):
     Of a matrix of zeros the eigenvector has none.
     """
     fixed = jax.lax.stop_gradient(matrix)
-    values, axes = jnp.linalg.eigh(fixed)
+    values, axes = decompositions.eigh(fixed)
     axis, others = axes[:, -1], axes[:, :-1]
     gaps = values[-1] - values[:-1]
     inverse = jnp.where(gaps > 0, 1 / jnp.where(gaps > 0, gaps, 1), 0)
@@ -606,7 +610,7 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
         along = main / jnp.sqrt(jnp.where(size > 0, size, 1))
         curve = lambda w: _bend(place, w, along, along)
         quartic = _bend(curve, w, main, main)
-        modes = jnp.maximum(jnp.linalg.eigvalsh(spread @ spread.T)[::-1], 0)
+        modes = jnp.maximum(decompositions.eigvalsh(spread @ spread.T)[::-1], 0)
         others = centre.values[spread.shape[0] :]  # None, if all weights may oscillate.
         return (
             {name: mean(observable) for name, observable in average.items()},

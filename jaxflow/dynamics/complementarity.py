@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._linalg import decompositions
+from .._linalg.precision import full_precision
+
 
 def pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     r"""The places $a \le b$ of a symmetric matrix, those of smaller ones first."""
@@ -80,7 +83,7 @@ def _interior_point(a, b):
         matrix = b + _twice(scaling)
         # Straight for the boundary, but for a tenth.
         right = 0.1 * mu * inverse - s - miss
-        dx = smat(jnp.linalg.solve(matrix, svec(right)))
+        dx = smat(decompositions.solve(matrix, svec(right)))
         ds = smat(b @ svec(dx)) + miss
         stride = jnp.minimum(_room(x, dx), _room(s, ds))
         new = x + stride * dx, s + stride * ds
@@ -97,6 +100,7 @@ def _interior_point(a, b):
 
 
 @complementary.defjvp
+@full_precision
 def _(primals, tangents):
     (a, b), (da, db) = primals, tangents
     x, s = complementary(a, b)
@@ -108,7 +112,7 @@ def _(primals, tangents):
     # They say that X is the positive part of c X - S, over c > 0.
     size = jnp.max(jnp.abs(b))
     size = jnp.where(size > 0, size, 1)
-    values, axes = jnp.linalg.eigh(size * x - s)
+    values, axes = decompositions.eigh(size * x - s)
     parts, gaps = jnp.maximum(values, 0), values[:, None] - values[None]
     same = jnp.abs(gaps) <= 1e-12 * jnp.max(jnp.abs(values))
     ratios = (parts[:, None] - parts[None]) / jnp.where(same, 1, gaps)
@@ -118,13 +122,13 @@ def _(primals, tangents):
     part = jax.vmap(lambda e: svec(turn(e)))(unit).T
     moved = svec(da) + db @ svec(x)
     matrix = size * unit - part @ (size * unit - b) + jnp.finfo(b.dtype).eps * size * unit
-    dx = jnp.linalg.solve(matrix, -part @ moved)
+    dx = decompositions.solve(matrix, -part @ moved)
     return (x, s), (smat(dx), smat(moved + b @ dx))
 
 
 def _powers(matrix, power):
     """A power of a positive definite matrix."""
-    values, axes = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    values, axes = decompositions.eigh((matrix + matrix.T) / 2)
     floor = jnp.finfo(matrix.dtype).tiny ** 0.5
     return (axes * jnp.maximum(values, floor)[None] ** power) @ axes.T
 
@@ -139,5 +143,5 @@ def _twice(matrix):
 def _room(x, dx):
     """How much of a step stays inside the cone, short of its boundary."""
     half = _powers(x, -0.5)
-    lowest = jnp.linalg.eigvalsh(half @ dx @ half)[0]
+    lowest = decompositions.eigvalsh(half @ dx @ half)[0]
     return jnp.minimum(1.0, 0.95 / jnp.maximum(-lowest, 1e-30))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg.norms import tree_isfinite, tree_norm
+from .._linalg.precision import full_precision
 from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
 from ..modules import Loss, parts, whole
@@ -35,6 +36,7 @@ from .trajectory import (
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 
+@full_precision
 def gradient_descent(
     loss: Loss,
     network: PyTree,
@@ -301,7 +303,8 @@ def _travel_as_one(kernel, way, step, network):
 
     route = one_by_one(alone) if kernel.step is None else batched(alone, together)
     differentiable = eqx.filter_custom_jvp(lambda inputs: route(inputs))
-    differentiable.def_jvp(lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes))
+    slope = lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes)
+    differentiable.def_jvp(full_precision(slope))
     return differentiable(inputs)
 
 

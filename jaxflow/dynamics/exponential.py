@@ -19,7 +19,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .. import _checks
+from .._linalg import decompositions
 from .._linalg.norms import norm
+from .._linalg.precision import full_precision
 from .krylov import Modes, krylov, phi
 
 _DENSE_LIMIT = 4000
@@ -189,6 +191,7 @@ def _advance(flow, h, y0, tolerance, largest):
 
 
 @_advance.def_jvp
+@full_precision
 def _(primals, tangents):
     flow, h, y0, tolerance, largest = primals
 
@@ -209,6 +212,7 @@ def _inside(flow, h, y0, part, pieces):
 
 
 @_inside.def_jvp
+@full_precision
 def _(primals, tangents):
     def dense(flow, h, y0, part):
         pieces, act = _dense_stages(flow, h, y0)
@@ -232,7 +236,7 @@ def _dense_stages(flow, h, y0):
     jacobian = (jacobian + jacobian.T) / 2
     fixed = jax.lax.stop_gradient(jacobian)
     finite = jnp.all(jnp.isfinite(fixed))  # LAPACK may hang on what is not.
-    rates, axes = jnp.linalg.eigh(jnp.where(finite, fixed, 0))
+    rates, axes = decompositions.eigh(jnp.where(finite, fixed, 0))
 
     def act(vectors, part, weights):
         scale = part * h
@@ -252,6 +256,7 @@ def _function(weights, matrix, v, rates, axes):
 
 
 @_function.defjvp
+@full_precision
 def _(primals, tangents):
     r"""By divided differences (Daleckii & Krein, 1965), of $p = \sum_k w_k \varphi_k$.
 

@@ -11,10 +11,13 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .. import _checks
+from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear, chain
 
 
+@full_precision
 def flatten(
     loss: Regression,
     network: DeepLinear,
@@ -56,7 +59,7 @@ def flatten(
     _checks.function("flatten(measure=...)", measure, "a loss and a network")
     steps = _checks.whole("flatten(steps=...)", steps)
     target = _checks.real("flatten(loss=...)", loss.target, ndim=2)
-    left, values, right = jnp.linalg.svd(target, full_matrices=False)
+    left, values, right = decompositions.svd(target, full_matrices=False)
     rank = values.size
     if not isinstance(values, Tracer):
         rounding = max(target.shape) * np.finfo(values.dtype).eps * values[0]
@@ -86,7 +89,7 @@ def _flatten(loss, free, basis, reduced, measure, steps, turned):
         behind = chain(last, *reversed(others))
         # The nearest first layer that fits.
         error = reduced - behind @ first
-        first = first + behind.T @ jnp.linalg.solve(behind @ behind.T, error)
+        first = first + behind.T @ decompositions.solve(behind @ behind.T, error)
         layers = (first, *others, basis @ last)
         return DeepLinear(tuple(w.T for w in reversed(layers)) if turned else layers)
 

@@ -11,10 +11,14 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
+from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
+from .._linalg.precision import full_precision
 from ..modules import Loss, parts, whole
 from .batching import in_turn
 from .exponential import ExponentialRosenbrock
@@ -31,6 +35,7 @@ from .trajectory import (
 )
 
 
+@full_precision
 def gradient_flow(
     loss: Loss,
     network: PyTree,
@@ -208,7 +213,7 @@ def _check_times(times: np.ndarray) -> bool:
 def _flow(*arguments):
     adjoint = arguments[7][1]
     back = isinstance(adjoint, dfx.BacksolveAdjoint)  # Has no derivative in the times.
-    if back or jax.default_backend() != "cpu":
+    if back or not on_cpu():
         return _follow(*arguments)
     forward = isinstance(adjoint, dfx.ForwardMode)
     return in_turn(_follow, arguments, forward=forward)
@@ -416,6 +421,7 @@ def _stationary(loss, network, solver):
 
 
 @_stationary.def_jvp
+@full_precision
 def _(primals, tangents):
     loss, network, solver = primals
     slope = lambda loss, network: jax.grad(loss.excess)(network)
@@ -425,6 +431,10 @@ def _(primals, tangents):
     operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: network), tags)
     if solver == lx.AutoLinearSolver(well_posed=None):
         # Flat directions, in which no force acts, do not move.
-        solver = lx.SVD(rcond=float(jnp.finfo(jax.tree.leaves(force)[0].dtype).eps) ** 0.5)
-    move = lx.linear_solve(operator, force, solver).value
+        forces, unravel = ravel_pytree(force)
+        least = float(jnp.finfo(forces.dtype).eps) ** 0.5
+        inverse = decompositions.pinv(operator.as_matrix(), rtol=least, hermitian=True)
+        move = unravel(inverse @ forces)
+    else:
+        move = lx.linear_solve(operator, force, solver).value
     return network, jax.tree.map(jnp.negative, move)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._linalg import decompositions
 from .._linalg.norms import norm, peak_of
 
 # Products between two looks at the error.
@@ -84,7 +85,7 @@ def krylov(
         # LAPACK may hang on what is not finite.
         finite = jnp.all(jnp.isfinite(small)) & jnp.isfinite(duration)
         small = jnp.where(finite, small[:count, :count], 0)
-        rates, mixing = jnp.linalg.eigh(small)
+        rates, mixing = decompositions.eigh(small)
         ahead = mixing[last] @ (phi(duration * rates)[2] * mixing[0])
         met = finite & (jnp.abs(duration) * size * beta * jnp.abs(ahead) <= allowed)
         pad = lambda a: jnp.pad(a, [(0, largest - count)] + [(0, 0)] * (a.ndim - 1))
@@ -143,7 +144,7 @@ def quadrature(
     small = jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
     # LAPACK may hang on what is not finite.
     finite = jnp.all(jnp.isfinite(small))
-    nodes, mixing = jnp.linalg.eigh(jnp.where(finite, small, 0))
+    nodes, mixing = decompositions.eigh(jnp.where(finite, small, 0))
     return nodes, jnp.where(finite, size * mixing[0], jnp.nan)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._linalg.backend import on_cpu
 from ..kernels import apart, total
 from ..losses import AbstractLoss, MeanSquaredError, Regression
 from ..networks import MLP, AbstractDense, DeepLinear
@@ -125,7 +126,7 @@ def find(loss: AbstractLoss, network: PyTree[Array]) -> Kernel | None:
         return None
     if max(network.widths) > WIDEST:
         linear = type(loss) is Regression and type(network) is DeepLinear
-        return Kernel(None) if linear and jax.default_backend() == "cpu" else None
+        return Kernel(None) if linear and on_cpu() else None
     arrays = jax.tree.leaves((loss, network))
     if len({leaf.dtype for leaf in arrays if eqx.is_inexact_array(leaf)}) != 1:
         return None
@@ -164,7 +165,7 @@ def descend(
     advance = kernel.step
     itemsize = jnp.result_type(*jax.tree.leaves((moving, fixed))).itemsize
     blocks = 1
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         most = min(max(CACHE // (kernel.size * itemsize), 2 * VECTOR), 8 * VECTOR)
         blocks = -(-size // most)
     width = -(-size // (blocks * VECTOR)) * VECTOR

@@ -14,6 +14,7 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, ArrayLike, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg.precision import full_precision
 from ..networks import Committee
 from ..patterns import Classification
 from .search import check_search, search
@@ -94,6 +95,7 @@ class Focusing(eqx.Module):
         return cls((2 - rates) / (1 - rates), jnp.arctanh(jnp.sqrt(rates)))
 
 
+@full_precision
 def message_passing(
     loss: Classification,
     network: Committee,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg.norms import tree_isfinite
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
 from ..modules import parts
 from ..networks import Committee
@@ -19,6 +20,7 @@ from .descent import Way, check_every, join, travel
 from .trajectory import Observable, Status, Trajectory, check_watch, record
 
 
+@full_precision
 def least_action(
     loss: AbstractLoss,
     network: PyTree[Array],

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import _checks
+from .._linalg.backend import on_cpu
 from .._linalg.norms import norm, tree_isfinite, tree_norm
 from ..kernels import batched
 from ..losses import AbstractLoss
@@ -379,7 +380,7 @@ def _remaining_if(unsure, loss, network):
     def together(size, moving, fixed):
         (unsure, moving), (same, fixed) = moving, fixed
         unsure = jnp.broadcast_to(same, (size,)) if unsure is None else unsure
-        width = min(16, size) if jax.default_backend() == "cpu" else size
+        width = min(16, size) if on_cpu() else size
         order = jnp.pad(jnp.argsort(~unsure), (0, -size % width), mode="edge")
 
         def some(block, found):

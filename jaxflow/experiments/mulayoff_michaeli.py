@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
+from .._linalg import decompositions
 from .parts import Plan, choose, labelled, layered, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _gains(plan: _Plan) -> "xr.Dataset":
             size = lambda a: jnp.linalg.norm(a) / a.shape[1] ** 0.5
             return {
                 "path": gains,
-                "largest": jnp.stack([jnp.linalg.norm(a, 2) for a in partial]),
+                "largest": jnp.stack([decompositions.spectral_norm(a) for a in partial]),
                 "mean": jnp.stack([size(a) for a in partial]),
                 "sharpness": jf.gauss_newton_spectrum(problem, network)[0],
                 "coupling": jf.path_coupling(problem, network),

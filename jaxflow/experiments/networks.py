@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
+from .._linalg import decompositions
 from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -219,12 +220,12 @@ def _two_layers(plan: Plan) -> "xr.Dataset":
         run = _flow(problem, network, times, {"product": _product})
         solve = jf.theory.exact_dynamics.two_layer_regression
         theory = solve(problem, network, jnp.asarray(times)).product
-        modes = lambda products: jnp.linalg.svd(products, compute_uv=False)[:, :hidden]
-        flow, top = run.observed["product"], jnp.linalg.norm(problem.target, 2)
+        modes = lambda products: decompositions.svdvals(products)[:, :hidden]
+        flow, top = run.observed["product"], decompositions.spectral_norm(problem.target)
         return {
             "flow": modes(flow),
             "theory": modes(theory),
-            "target": jnp.linalg.svd(problem.target, compute_uv=False)[:hidden],
+            "target": decompositions.svdvals(problem.target)[:hidden],
             "deviation": jnp.max(jnp.abs(flow - theory)) / top,
         }
 
@@ -244,7 +245,7 @@ def _root(matrix):
     """The symmetric root of a positive matrix."""
     import jax.numpy as jnp
 
-    values, axes = jnp.linalg.eigh(matrix)
+    values, axes = decompositions.eigh(matrix)
     return axes * jnp.sqrt(values)[None] @ axes.T
 
 
@@ -439,12 +440,12 @@ def _sensing(plan: Plan) -> "xr.Dataset":
         run = _flow(problem, network, (0.0, jnp.inf), {"loss": jf.value}, **options)
         found = run.network.product
         # One layer goes straight to the nearest matrix that fits.
-        away = jnp.linalg.pinv(seen, rtol=1e-8) @ (seen @ (image - first).ravel())
+        away = decompositions.pinv(seen, rtol=1e-8) @ (seen @ (image - first).ravel())
         nearest = first + away.reshape(side, side)
         gap = jnp.linalg.norm(found - nearest) / jnp.linalg.norm(nearest)
         return {
             "error": jnp.linalg.norm(found - image),
-            "values": jnp.linalg.svd(found, compute_uv=False),
+            "values": decompositions.svdvals(found),
             "loss": run.observed["loss"][-1],
             "deviation": gap if depth == 1 else jnp.nan,
         }

@@ -16,6 +16,8 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
+from .._linalg.backend import on_cpu
+from .._linalg.precision import full_precision
 from ..dynamics import Trajectory
 from . import jaxprs
 from .grid import Grid, Point
@@ -67,6 +69,7 @@ class Program:
         records: Whether variables have records.
     """
 
+    @full_precision
     def __init__(self, work: Work, point: Point):
         grid = work.grid
         fixed = grid.fixed(point)
@@ -98,6 +101,7 @@ class Program:
         share = math.ceil(math.prod(self._work.grid.sides) / 8)
         return max(1, min(MOST_MEMBERS, max(FEW_MEMBERS, share), int(BUDGET / each)))
 
+    @full_precision
     def _batch(self, *arguments):
         member = jaxpr_as_fun(self._traced)
         one = lambda data, *values: member(self._work.key(data), *values)
@@ -173,13 +177,9 @@ def _gathered(const: Any) -> Any:
 def _options() -> dict[str, Any]:
     """How chunks are compiled: on a CPU, with kernels that one thread computes.
 
-    The other devices have chunks of their own. Batched decompositions (`eigh`, `svd`, ...)
-    do not listen: XLA (0.10) hands their members to a pool of `NPROC` threads, if there is
-    more than one, and waits in one of them. Where as many wait at once as there are
-    threads, all wait for ever.
+    The other devices have chunks of their own.
     """
-    cpu = jax.default_backend() == "cpu"
-    return {"xla_cpu_multi_thread_eigen": False} if cpu else {}
+    return {"xla_cpu_multi_thread_eigen": False} if on_cpu() else {}
 
 
 def _variables(result, taken) -> dict[str, jax.Array]:

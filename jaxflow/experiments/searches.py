@@ -14,6 +14,8 @@ import optax
 
 import jaxflow as jf
 
+from .._linalg import decompositions
+
 # By name: in the order of how wide their minima are.
 LEAST_ACTION, ENTROPIC = "LAL", "entropic LAL"
 FAST, SLOW, FOCUSING, WHOLE = "CE fast", "CE slow", "fBP", "fBP, to the end"
@@ -151,7 +153,7 @@ def surroundings(
         "solved": loss.solved(network),
         "entropy": volume.entropy,
         "reliable": volume.reliable,
-        "eigenvalues": jnp.linalg.eigvalsh(matrix),
+        "eigenvalues": decompositions.eigvalsh(matrix),
     }
 
 

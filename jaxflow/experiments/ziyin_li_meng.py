@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
+from .._linalg import decompositions
 from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def _slices(plan: _Plan) -> "xr.Dataset":
         def along(activation, slope, b):
             # The solution of a linear network for what a neuron of this slope passes on.
             ridge = b**2 * width * slope**2 * covariance + strength * jnp.eye(inputs)
-            row = b * slope * jnp.linalg.solve(ridge, signal)
+            row = b * slope * decompositions.solve(ridge, signal)
             signs = jnp.where(jnp.arange(width) % 2 == 0, 1.0, -1.0)
             weights = (jnp.outer(signs, row), b * signs[None])
             return loss(jf.MLP(weights, activation))
@@ -335,7 +336,7 @@ def _training(plan: _Plan) -> "xr.Dataset":
     critical = theory.critical_point(problem, widths, variance=variance).decay
     spinodal = theory.spinodal_point(problem, widths, variance=variance).decay
     # A third of where they cease to be stable, at a solution without noise and decay.
-    top = jnp.linalg.norm(problem.covariance, 2)
+    top = decompositions.spectral_norm(problem.covariance)
     size = jnp.maximum(1.0, jnp.linalg.norm(problem.target) ** (2 / (plan.hidden + 1)))
     step_size = float(0.3 / (top * (plan.hidden + 1) * size**plan.hidden))
 
@@ -446,7 +447,7 @@ def _signal(plan: _Plan) -> "xr.Dataset":
     strengths = np.geomspace(0.05, 2, 5 if plan.quick else 12)
     half_way = jr.normal(jr.fold_in(plan.key, 3), (half, inputs))
     # Orthogonal columns: all variances are one, exactly.
-    half_way = jnp.linalg.qr(half_way)[0] * half**0.5
+    half_way = decompositions.qr(half_way)[0] * half**0.5
     x = jnp.concatenate([half_way, -half_way])
     y = x[:, :1]
     activations = {

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from ..losses import AbstractLoss, needs_linear
 from ..modules import Loss
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
@@ -90,7 +91,7 @@ def _top(name, network, rank, tolerance):
         )
 
     def one(weight):
-        left, values, right = jnp.linalg.svd(weight, full_matrices=False)
+        left, values, right = decompositions.svd(weight, full_matrices=False)
         counted = jnp.arange(values.size) < rank
         if tolerance is not None:
             least = values[rank - 1] * (1 - tolerance)
@@ -159,7 +160,7 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
             "`determinant` needs as many outputs as inputs, but the network has widths "
             f"{network.widths}."
         )
-    return jnp.linalg.det(network.product)
+    return decompositions.det(network.product)
 
 
 def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
@@ -170,7 +171,7 @@ def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
 
 def _singular_values(name, network, filling):
     matrices = _matrices(name, network)
-    values = [jnp.linalg.svd(w, compute_uv=False) for w in matrices]
+    values = [decompositions.svdvals(w) for w in matrices]
     rank = max(v.size for v in values)
     pad = lambda v: jnp.pad(v, (0, rank - v.size), constant_values=filling)
     return jnp.stack([pad(v) for v in values])
@@ -246,7 +247,7 @@ def _states(name, network, signal):
                 "that it amplifies most. For small signals around an input `x`, ask for "
                 "that of `network.linearised(x)`."
             )
-        signal = jnp.linalg.svd(network.product, full_matrices=False)[2][0]
+        signal = decompositions.svd(network.product, full_matrices=False)[2][0]
     dtype = jax.tree.leaves(network)[0].dtype
     start = _checks.real(
         f"{name}(signal=...)", signal, _checks.REAL, dtype=dtype, ndim=None

@@ -13,7 +13,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import _checks
+from .._linalg import decompositions
 from .._linalg.norms import tree_isfinite
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, Regression, needs_linear, needs_regression
 from ..modules import of_modules
 from ..networks import DeepLinear
@@ -313,6 +315,7 @@ def _differentiable(place, part, values, vectors):
 
 
 @_differentiable.def_jvp
+@full_precision
 def _(primals, tangents):
     place, part, values, vectors = primals
     vectors = _constant(vectors, place)
@@ -329,6 +332,7 @@ def _constant(vectors, place):
 
 
 @_constant.def_jvp
+@full_precision
 def _(primals, tangents):
     del primals, tangents
     raise NotImplementedError(
@@ -380,11 +384,11 @@ def gauss_newton_spectrum(
     """
     needs_regression("gauss_newton_spectrum(loss=...)", loss)
     needs_linear("gauss_newton_spectrum", network, loss)
-    variances, axes = jnp.linalg.eigh(loss.covariance)
+    variances, axes = decompositions.eigh(loss.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     inner = [a @ root for a in network.from_input[:-1]]
     outer = network.to_output[1:]
     if loss.readout is not None:
         outer = [loss.readout @ b for b in outer]
     blocks = [jnp.kron(b @ b.T, a.T @ a) for a, b in zip(inner, outer, strict=True)]
-    return 2 * jnp.linalg.eigvalsh(sum(blocks))[::-1]  # pyright: ignore
+    return 2 * decompositions.eigvalsh(sum(blocks))[::-1]  # pyright: ignore

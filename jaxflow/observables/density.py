@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from .._linalg.norms import norm, peak_of
 from ..losses import AbstractLoss
 from ..modules import of_modules
@@ -113,7 +114,7 @@ def spectral_density(
 def _dense(place, part):
     flat, apply = _flat(place, part)
     matrix = jax.vmap(apply)(jnp.eye(flat.size, dtype=flat.dtype))
-    values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))[None]
+    values = decompositions.eigvalsh(jax.lax.stop_gradient(matrix))[None]
     weights = jnp.full_like(values, 1 / flat.size)
     none = jnp.zeros((), flat.dtype)
     return SpectralDensity(values, weights, jnp.trace(matrix), none, norm(matrix), none)
@@ -172,7 +173,7 @@ def _quadrature(apply, start, count):
     _, diagonal, beside, _, _ = jax.lax.fori_loop(0, count, extend, carry)
     beside = beside[:-1]
     small = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    values, vectors = jnp.linalg.eigh(small)
+    values, vectors = decompositions.eigh(small)
     return values, vectors[0] ** 2
 
 

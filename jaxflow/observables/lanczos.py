@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._linalg import decompositions
 from .._linalg.norms import unit
 
 
@@ -151,7 +152,7 @@ def _ritz(basis, images, finite, keep):
     small = (small + small.T) / 2
     below = 1 + 2 * jnp.max(jnp.sum(jnp.abs(small), axis=1))
     absent = ~jnp.any(basis != 0, axis=1)
-    values, mixing = jnp.linalg.eigh(small - jnp.diag(jnp.where(absent, below, 0)))
+    values, mixing = decompositions.eigh(small - jnp.diag(jnp.where(absent, below, 0)))
     values, mixing = values[::-1][:keep], mixing[:, ::-1][:, :keep].T
     ritz = mixing @ basis
     there = jnp.linalg.norm(ritz, axis=1) > 0.5

@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 
@@ -295,7 +296,7 @@ def symmetric_factorisation(
 @jax.jit
 def _riccati(field, root, times):
     r"""$S$ of $\dot S = F S + S F - S^2$ from $S = Q Q^\top$, of shape `(times, n, n)`."""
-    rates, axes = jnp.linalg.eigh(field)
+    rates, axes = decompositions.eigh(field)
     rates, axes = rates[::-1], axes[:, ::-1]
     rows = _staircase(axes.T @ root)
     rows = jnp.where(jnp.isnan(jnp.sum(root)), jnp.nan, rows)  # Which looks like zeros.
@@ -315,8 +316,8 @@ def _riccati(field, root, times):
         decayed = -jnp.expm1(-rate * time) / jnp.where(rate > 0, rate, 1)
         mass = jnp.sqrt(jnp.where(rate > 0, decayed, time) + tiny)
         stacked = [mass[:, None] * relative(growth), jnp.diag(jnp.exp(-time * lead))]
-        triangle = jnp.linalg.qr(jnp.concatenate(stacked), mode="r")
-        half = solve_triangular(triangle, relative(rates).T, trans=1)
+        triangle = decompositions.qr(jnp.concatenate(stacked))[1]
+        half = decompositions.solve_triangular(triangle, relative(rates).T, trans=1)
         turned = half @ axes.T
         return _in_time(turned.T @ turned, field, later)
 
@@ -331,6 +332,7 @@ def _in_time(square, field, time):
 
 
 @_in_time.defjvp
+@full_precision
 def _in_time_derivative(primals, tangents):
     square = _in_time(*primals)
     pull = primals[1] @ square
@@ -498,7 +500,7 @@ def diagonal_limit(
 
 @ft.partial(jax.jit, static_argnames="power")
 def _limit(fit, covariance, first, second, power):
-    values, axes = jnp.linalg.eigh(covariance)
+    values, axes = decompositions.eigh(covariance)
     seen = values > 10 * values.size * jnp.finfo(values.dtype).eps * values[-1]
     span = axes @ (seen.astype(values.dtype)[:, None] * axes.T)
     rest = jnp.eye(values.size, dtype=values.dtype) - span
@@ -545,7 +547,7 @@ def _newton_step(dual, fit, span, rest, first, second, power):
     stiffness, ratio = _stiffness(dual, first, second, power)
     # Outside of the span any positive curvature does; one of this size keeps digits.
     curvature = span @ (stiffness[:, None] * span) + jnp.mean(stiffness) * rest
-    step = -jnp.linalg.solve(curvature, misfit)
+    step = -decompositions.solve(curvature, misfit)
     return step, jnp.max(jnp.abs(step) * ratio)
 
 
@@ -639,7 +641,7 @@ def _velocity(product, target, covariance, depth, rank):
     slope = 2 * (product - target) @ covariance
     if depth == 1:
         return -slope
-    left, values, right = jnp.linalg.svd(product, full_matrices=False)
+    left, values, right = decompositions.svd(product, full_matrices=False)
     rounding = max(product.shape) * jnp.finfo(values.dtype).eps
     kept = (values > rounding * values[0]) & (jnp.arange(values.size) < rank)
     values = jnp.where(kept, values, 0)

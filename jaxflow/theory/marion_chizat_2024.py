@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 from . import mulayoff_michaeli_2020 as exact
@@ -43,7 +44,7 @@ def curvatures(problem: Regression) -> Curvatures:
     r"""The curvature of the data along the target, and its extremes."""
     _check("curvatures", problem)
     _, along, _ = _polar(problem)
-    eigenvalues = jnp.linalg.eigvalsh(problem.covariance)
+    eigenvalues = decompositions.eigvalsh(problem.covariance)
     return Curvatures(along @ problem.covariance @ along, eigenvalues[0], eigenvalues[-1])
 
 
@@ -183,7 +184,7 @@ def _check_bound(name, problem, start):
 
 def _rank_one_bound(problem, start):
     squares = jnp.stack([jnp.sum(w**2) for w in start.weights])
-    gaps = [jnp.linalg.norm(d, 2) for d in conserved(problem, start)]
+    gaps = [decompositions.spectral_norm(d) for d in conserved(problem, start)]
     gaps = jnp.stack([*gaps, jnp.zeros((), squares.dtype)])
     return jnp.max(squares - squares[-1] + jnp.cumsum(gaps[::-1])[::-1])
 
@@ -199,8 +200,8 @@ def alignment_bound(
     _check_bound("alignment_bound", problem, start)
     needs_linear("alignment_bound", network, problem)
     slack = _rank_one_bound(problem, start)
-    gaps = jnp.array([jnp.linalg.norm(d, 2) for d in conserved(problem, start)])
-    tops = jnp.array([jnp.linalg.norm(w, 2) ** 2 for w in network.weights])
+    gaps = jnp.array([decompositions.spectral_norm(d) for d in conserved(problem, start)])
+    tops = jnp.array([decompositions.spectral_norm(w) ** 2 for w in network.weights])
     return (tops[1:] - gaps - slack) / tops[:-1]
 
 

@@ -27,6 +27,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 
@@ -140,7 +141,7 @@ def balanced_sharpness_bound(problem: Regression, depth: int) -> Scalar:
     Attained for white data, where all of them are flattest.
     """
     _check("balanced_sharpness_bound", problem, depth)
-    return _white(problem, depth) * jnp.linalg.eigvalsh(problem.covariance)[-1]
+    return _white(problem, depth) * decompositions.eigvalsh(problem.covariance)[-1]
 
 
 def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
@@ -157,7 +158,7 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
     powers = [(2 * (depth - k) / depth, 2 * (k - 1) / depth) for k in range(1, depth + 1)]
     weight = sum(values[0] ** a * values**b for a, b in powers)
     half = jnp.sqrt(weight)[:, None] * right  # pyright: ignore
-    return 2 * jnp.linalg.eigvalsh(half @ problem.covariance @ half.T)[-1]
+    return 2 * decompositions.eigvalsh(half @ problem.covariance @ half.T)[-1]
 
 
 def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
@@ -169,7 +170,8 @@ def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
     _check("sharpness_upper_bound", problem)
     needs_linear("sharpness_upper_bound", network, problem)
     tops = [
-        jnp.linalg.eigvalsh(a @ problem.covariance @ a.T)[-1] * jnp.linalg.norm(b, 2) ** 2
+        decompositions.eigvalsh(a @ problem.covariance @ a.T)[-1]
+        * decompositions.spectral_norm(b) ** 2
         for a, b in _surroundings(network)
     ]
     return 2 * jnp.sum(jnp.stack(tops))
@@ -239,7 +241,7 @@ def gain_bounds(problem: Regression, depth: int) -> Bounds:
     _check("gain_bounds", problem, depth)
     _, gain, variance = dedicated_path(problem, depth)
     powers = gain ** jnp.arange(1, depth).astype(gain.dtype)
-    rest = depth * variance - jnp.linalg.eigvalsh(problem.covariance)[0]
+    rest = depth * variance - decompositions.eigvalsh(problem.covariance)[0]
     return Bounds(powers * jnp.sqrt(variance), powers * jnp.sqrt(rest))
 
 
@@ -298,8 +300,8 @@ def near_balance(problem: Regression, network: DeepLinear) -> Float[Array, "2"]:
     powers = [gain**k for k in range(depth)]
     first = jnp.concatenate([a / p for a, p in zip(inner, powers, strict=True)])
     last = jnp.concatenate([b / p for b, p in zip(outer, powers[::-1], strict=True)], 1)
-    before = jnp.linalg.eigvalsh(first @ problem.covariance @ first.T)[-1]
-    after = jnp.linalg.eigvalsh(last @ last.T)[-1]
+    before = decompositions.eigvalsh(first @ problem.covariance @ first.T)[-1]
+    after = decompositions.eigvalsh(last @ last.T)[-1]
     return jnp.stack([before / variance, after]) / depth - 1
 
 
@@ -322,17 +324,17 @@ def identity_sharpness(problem: Regression, depth: int) -> Scalar:
         )
     if target.shape[0] != target.shape[1] or _concrete(jnp.any(_gap(target, target.T))):
         raise ValueError("`identity_sharpness` needs a symmetric target.")
-    errors = 1 - jnp.linalg.eigvalsh(target)
+    errors = 1 - decompositions.eigvalsh(target)
     ones, later = jnp.ones((depth, depth)), jnp.tril(jnp.ones((depth, depth)), -1)
     ones, later = ones.astype(errors.dtype), later.astype(errors.dtype)
 
     def pair(one, other):
         mixed = one * later + other * later.T
-        return jnp.linalg.eigvalsh(jnp.block([[ones, mixed], [mixed.T, ones]]))[-1]
+        return decompositions.eigvalsh(jnp.block([[ones, mixed], [mixed.T, ones]]))[-1]
 
     tops = jax.vmap(lambda one: jax.vmap(lambda other: pair(one, other))(errors))(errors)
     # A vector and itself are no pair: one block, not two.
-    alone = jax.vmap(lambda e: jnp.linalg.eigvalsh(ones + e * (later + later.T))[-1])
+    alone = jax.vmap(lambda e: decompositions.eigvalsh(ones + e * (later + later.T))[-1])
     tops = jnp.where(jnp.eye(errors.size, dtype=bool), alone(errors)[None], tops)
     return 2 * jnp.max(tops)
 
@@ -366,7 +368,7 @@ def residual_limit(problem: Regression, depth: int) -> DeepLinear:
             "covariance: the limits of others have no closed form. Use `whiten`, or follow "
             "`gradient_flow` from `init.identity`."
         )
-    values, vectors = jnp.linalg.eig(target)
+    values, vectors = decompositions.eig(target)
     rounding = target.shape[0] * jnp.finfo(target.dtype).eps * jnp.max(jnp.abs(values))
     values = jnp.where(jnp.abs(values) <= rounding, 0, values)
     behind = (jnp.abs(values.imag) <= rounding) & (values.real < 0)
@@ -376,7 +378,7 @@ def residual_limit(problem: Regression, depth: int) -> DeepLinear:
             f"is {float(jnp.min(values.real)):.4g}: no flow from the identity reaches it. "
             "It ends at a saddle where they are zero."
         )
-    root = (vectors * values[None] ** (1 / depth)) @ jnp.linalg.inv(vectors)
+    root = (vectors * values[None] ** (1 / depth)) @ decompositions.inv(vectors)
     return DeepLinear((root.real.astype(target.dtype),) * depth)
 
 
@@ -390,13 +392,13 @@ def _solve(problem: Regression, depth: int) -> _Solution:
 
     By halving where the slope of the convex function changes its sign.
     """
-    variances, axes = jnp.linalg.eigh(problem.covariance)
+    variances, axes = decompositions.eigh(problem.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     curve = lambda log_ratio: root.T @ _tilt(problem, depth, log_ratio)[0] @ root
     start = jnp.zeros((), root.dtype)
     if depth == 1:
-        return _Solution(start, root @ jnp.linalg.eigh(curve(start))[1][:, -1])
-    seen = problem.target / _positive(jnp.linalg.norm(problem.target, 2)) @ root
+        return _Solution(start, root @ decompositions.eigh(curve(start))[1][:, -1])
+    seen = problem.target / _positive(decompositions.spectral_norm(problem.target)) @ root
 
     def slope(log_ratio):
         """Of any $q$, the derivative of what the curve makes of it."""
@@ -406,12 +408,13 @@ def _solve(problem: Regression, depth: int) -> _Solution:
     def halve(_, interval):
         low, high = interval
         middle = (low + high) / 2
-        top = jnp.linalg.eigh(curve(middle))[1][:, -1]
+        top = decompositions.eigh(curve(middle))[1][:, -1]
         rising = top @ slope(middle) @ top > 0
         return jnp.where(rising, low, middle), jnp.where(rising, middle, high)
 
     # At the minimum each of the two terms alone is at most the value at ratio 1.
-    value, steepest = jnp.linalg.eigvalsh(curve(start))[-1], jnp.linalg.norm(seen, 2) ** 2
+    value = decompositions.eigvalsh(curve(start))[-1]
+    steepest = decompositions.spectral_norm(seen) ** 2
     tiny = jnp.finfo(root.dtype).tiny
     low = (depth - 1) * jnp.log(jnp.maximum((depth - 1) * steepest / value, tiny))
     high = jnp.log(jnp.maximum(value / _positive(variances[-1]), 1))
@@ -420,11 +423,11 @@ def _solve(problem: Regression, depth: int) -> _Solution:
     low, high = jax.lax.fori_loop(0, 80, halve, interval)
     log_ratio = jnp.where(jnp.isnan(value), jnp.nan, (low + high) / 2)
     # Where eigenvalues cross, it is the mixture of their vectors that has no slope.
-    values, vectors = jnp.linalg.eigh(curve(log_ratio))
+    values, vectors = decompositions.eigh(curve(log_ratio))
     rounding = jnp.finfo(root.dtype).eps ** 0.5 * values[-1]
     near = (values >= values[-1] - rounding).astype(root.dtype)
     vectors *= near[None]
-    slopes, turns = jnp.linalg.eigh(vectors.T @ slope(log_ratio) @ vectors)
+    slopes, turns = decompositions.eigh(vectors.T @ slope(log_ratio) @ vectors)
     crossing = (slopes[0] < -rounding) & (slopes[-1] > rounding)
     share = -slopes[0] / jnp.where(crossing, slopes[-1] - slopes[0], 1)
     share = jnp.where(crossing, share, 1)
@@ -437,7 +440,7 @@ def _solve(problem: Regression, depth: int) -> _Solution:
 def _tilt(problem: Regression, depth: int, log_ratio: Scalar) -> tuple[Array, Scalar]:
     r"""$\rho I + (L-1) \rho^{-1/(L-1)} T^\top T / \sigma^2$, and $\sigma^{2-2/L}$."""
     target = problem.target
-    norm = jax.lax.stop_gradient(jnp.linalg.norm(target, 2))
+    norm = jax.lax.stop_gradient(decompositions.spectral_norm(target))
     size = norm ** (2 - 2 / depth)
     eye = jnp.eye(target.shape[1], dtype=target.dtype)
     if depth == 1:
@@ -449,29 +452,29 @@ def _tilt(problem: Regression, depth: int, log_ratio: Scalar) -> tuple[Array, Sc
 
 def _traces(problem, depth):
     r"""$R^{+}$, and the singular value decomposition of $T R$."""
-    variances, axes = jnp.linalg.eigh(problem.covariance)
+    variances, axes = decompositions.eigh(problem.covariance)
     rounding = variances.size * jnp.finfo(axes.dtype).eps * variances[-1]
     seen = variances > rounding
     spread = jnp.sqrt(jnp.where(seen, variances, 0))
     root = axes * spread[None] @ axes.T
     inverse = axes * jnp.where(seen, 1 / jnp.where(seen, spread, 1), 0)[None] @ axes.T
-    left, values, right = jnp.linalg.svd(problem.target @ root, full_matrices=False)
+    left, values, right = decompositions.svd(problem.target @ root, full_matrices=False)
     return inverse, left, right, values
 
 
 def _singular(problem, depth):
     """The singular value decomposition of the target, with all right vectors."""
-    return jnp.linalg.svd(problem.target, full_matrices=True)
+    return decompositions.svd(problem.target, full_matrices=True)
 
 
 def _white(problem, depth):
-    top = jnp.linalg.norm(problem.target, 2)
+    top = decompositions.spectral_norm(problem.target)
     return 2 * depth * top ** (2 - 2 / depth)
 
 
 def _decompose(name, target, width):
     """As many singular triples as fit between, if that is all of them."""
-    triples = jnp.linalg.svd(target, full_matrices=False)
+    triples = decompositions.svd(target, full_matrices=False)
     sides = min(target.shape)
     if width is None or _checks.whole(f"{name}(width=...)", width) >= sides:
         return triples

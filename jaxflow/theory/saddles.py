@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Scalar
 
+from .._linalg import decompositions
+
 # Of what is stationary, in units of order one.
 TOLERANCE = 1e-9
 # Of Newton's method, from each start.
@@ -70,7 +72,7 @@ def root(function, starts, low: Array | float = -np.inf, high: Array | float = n
         damping *= jnp.where(better, 0.1, 10)
         square = seen[0].T @ seen[0]
         ridge = damping * jnp.diag(jnp.diag(square))
-        trial = point - jnp.linalg.solve(square + ridge, seen[0].T @ seen[1])
+        trial = point - decompositions.solve(square + ridge, seen[0].T @ seen[1])
         trial = jnp.clip(trial, point + 0.9 * (low - point), point + 0.9 * (high - point))
         last = ((count + 1) % STEPS == 0) & ~(size(seen[1]) < TOLERANCE)
         fresh = starts[(count + 1) // STEPS], point, unseen, jnp.asarray(1e-2)

@@ -49,6 +49,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._linalg import decompositions
 from ..losses import Regression, needs_regression
 from ..networks import DeepLinear, per_layer
 
@@ -269,11 +270,11 @@ def _origin(problem, decays, widths):
     outputs, inputs = problem.target.shape
     counts = [a * b for a, b in it.pairwise([inputs, *widths, outputs])]
     if not widths:
-        curvatures = jnp.linalg.eigvalsh(problem.covariance) + decays[0]
+        curvatures = decompositions.eigvalsh(problem.covariance) + decays[0]
         return jnp.repeat(2 * curvatures, outputs)
     if len(widths) > 1:
         return jnp.sort(jnp.repeat(2 * decays, np.array(counts)))
-    singular = jnp.linalg.svd(problem.target @ problem.covariance, compute_uv=False)
+    singular = decompositions.svdvals(problem.target @ problem.covariance)
     root = jnp.sqrt((decays[0] - decays[1]) ** 2 + 4 * singular**2)
     mixed = jnp.concatenate([jnp.sum(decays) - root, jnp.sum(decays) + root])
     mixed = jnp.repeat(mixed, widths[0])
@@ -442,7 +443,7 @@ def modes(
 def _modes(problem, kept, log_decay, widths):
     size = jnp.trace(problem.covariance) / problem.covariance.shape[0]
     signal = problem.target @ problem.covariance
-    signals = jnp.linalg.svd(signal, compute_uv=False)
+    signals = decompositions.svdvals(signal)
     mean, hidden = jnp.exp(log_decay), len(widths)
     fits = jnp.arange(signals.size) < min([signals.size, *widths])
     if hidden == 1:
@@ -541,7 +542,7 @@ class _Curve(eqx.Module):
 
     def __init__(self, problem, kept, hidden, kind):
         covariance, dtype = problem.covariance, problem.covariance.dtype
-        variances, axes = jax.lax.stop_gradient(jnp.linalg.eigh(covariance))
+        variances, axes = jax.lax.stop_gradient(decompositions.eigh(covariance))
         signal = axes.T @ (covariance @ problem.target[0])
         fixed = jax.lax.stop_gradient(signal)
         seen = variances > variances.size * jnp.finfo(dtype).eps * variances[-1]
