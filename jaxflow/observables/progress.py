@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, Regression, Sum
 from ..modules import of_modules
 
@@ -21,6 +22,7 @@ def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(g**2) for g in leaves))
 
 
+@full_precision
 def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     r"""The distance $\|P W - W_\star\|_F$ of the network to the least-squares solution.
 
