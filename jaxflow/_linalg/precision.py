@@ -6,7 +6,8 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def full_precision(function: Callable[P, T]) -> Callable[P, T]:

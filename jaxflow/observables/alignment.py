@@ -16,11 +16,13 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, needs_linear
 from ..modules import Loss
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
 
 
+@full_precision
 def alignment(
     loss: Loss,
     network: PyTree,
@@ -102,6 +104,7 @@ def _top(name, network, rank, tolerance):
     return [one(w) for w in matrices]
 
 
+@full_precision
 def path_coupling(
     loss: AbstractLoss, network: DeepLinear, *, signal: ArrayLike | None = None
 ) -> Float[Array, " layers"]:
@@ -129,6 +132,7 @@ def path_coupling(
     return jnp.stack(cosines)
 
 
+@full_precision
 def imbalance(loss: Loss, network: PyTree) -> Float[Array, " pairs"]:
     r"""The norms $\|W_{k+1}^\top W_{k+1} - W_k W_k^\top\|_F$, which the flow conserves.
 
@@ -142,6 +146,7 @@ def imbalance(loss: Loss, network: PyTree) -> Float[Array, " pairs"]:
     return jnp.array(gaps, matrices[0].dtype)
 
 
+@full_precision
 def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
     r"""The determinant of the end-to-end matrix, whose sign a balanced flow conserves.
 
@@ -163,6 +168,7 @@ def determinant(loss: AbstractLoss, network: DeepLinear) -> Scalar:
     return decompositions.det(network.product)
 
 
+@full_precision
 def singular_values(loss: Loss, network: PyTree) -> Float[Array, "layers rank"]:
     """The singular values of each layer, largest first, filled up with `nan`."""
     del loss
@@ -177,6 +183,7 @@ def _singular_values(name, network, filling):
     return jnp.stack([pad(v) for v in values])
 
 
+@full_precision
 def stable_rank(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The ratio $\|W_k\|_F^2 / \|W_k\|_2^2$: 1 for rank one; 0 for a layer of zeros."""
     del loss
@@ -185,6 +192,7 @@ def stable_rank(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     return jnp.sum(squares, axis=1) / jnp.where(top > 0, top, 1)
 
 
+@full_precision
 def rank_one_gap(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The difference $\|W_k\|_F^2 - \|W_k\|_2^2$: 0 for rank one."""
     del loss
@@ -192,6 +200,7 @@ def rank_one_gap(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     return jnp.sum(values[:, 1:] ** 2, axis=1)
 
 
+@full_precision
 def gains(
     loss: Loss, network: PyTree, *, signal: ArrayLike | None = None
 ) -> Float[Array, " layers"]:

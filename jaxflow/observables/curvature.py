@@ -364,6 +364,7 @@ def _rounding(loss, network, preconditioner, vectors, part):
     return jax.lax.map(one, frozen(vectors))
 
 
+@full_precision
 def gauss_newton_spectrum(
     loss: Regression, network: DeepLinear
 ) -> Float[Array, " eigenvalues"]:

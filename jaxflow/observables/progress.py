@@ -5,6 +5,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 from .. import _checks
 from .._linalg.norms import norm, tree_norm
+from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, Regression, Sum
 from ..modules import of_modules
 
@@ -21,6 +22,7 @@ def gradient_norm(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     return tree_norm(jax.grad(loss.excess)(network))
 
 
+@full_precision
 def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     r"""The distance $\|P W - W_\star\|_F$ of the network to the least-squares solution.
 
