@@ -172,6 +172,56 @@ class TestVerdicts:
         assert not run.ok
 
 
+def stationary(curvatures):
+    """A scalar function at rest at ones, a hundredth of its way from zero to there.
+
+    Two wells along each direction that curves down, one along the others.
+    """
+    curvatures = jnp.asarray(curvatures)
+
+    def function(weights):
+        away = weights - 1
+        up = curvatures * away**2 / 2
+        down = (away**2 + curvatures) ** 2 / 4
+        return 0.01 + jnp.sum(jnp.where(curvatures > 0, up, down))
+
+    return function
+
+
+STATIONARY = {
+    "minimum": ([1.0, 3.0], jf.Status.CONVERGED),
+    "saddle": ([1.0, -0.5], jf.Status.PLATEAU),
+    "hilltop": ([-1.0, -0.5], jf.Status.PLATEAU),
+}
+RUNS = {
+    "flow": lambda loss, start: jf.gradient_flow(loss, start, (0.0, 1.0)),
+    "endless flow": arrive,
+    "descent": lambda loss, start: jf.gradient_descent(loss, start, 5, step_size=0.1),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(("curvatures", "status"), STATIONARY.values(), ids=STATIONARY)
+def test_what_curves_down_at_rest_has_not_converged(run, curvatures, status):
+    """Of a function of the user's own, nothing but the curvature tells them apart."""
+    end = run(stationary(curvatures), jnp.ones(2))
+    assert end.status == status
+    np.testing.assert_array_equal(end.network, 1)
+    assert end.remaining == 0
+
+
+@pytest.mark.parametrize("decades", [3, 6, 10])
+def test_a_flow_has_converged_to_the_tolerance_that_it_was_given(decades):
+    """One weight, whose excess falls as exp(-4 t): stopped where that is the tolerance."""
+    loss = jf.Regression(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros(()))
+    end = decades * np.log(10) / 4
+    follow = ft.partial(jf.gradient_flow, loss, jf.DeepLinear((jnp.zeros((1, 1)),)))
+    for factor, status in ((2, jf.Status.CONVERGED), (0.5, jf.Status.MOVING)):
+        run = follow((0.0, end), rtol=1e-12, tolerance=factor * 10.0**-decades)
+        np.testing.assert_allclose(loss.excess(run.network), 10.0**-decades, rtol=1e-3)
+        assert run.status == status
+
+
 @pytest.mark.exhaustive
 def test_records_are_the_same_whichever_solver_is_at_work():
     """A stiff flow, recorded before, around and after the switch."""
