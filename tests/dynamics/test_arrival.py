@@ -172,20 +172,15 @@ class TestVerdicts:
         assert not run.ok
 
 
-def stationary(curvatures):
-    """A scalar function at rest at ones, a hundredth of its way from zero to there.
+def wells(curvatures, weights):
+    """A positive function at rest at ones, with these curvatures there.
 
-    Two wells along each direction that curves down, one along the others.
+    It has two wells along each direction that curves down, one along the others.
     """
-    curvatures = jnp.asarray(curvatures)
-
-    def function(weights):
-        away = weights - 1
-        up = curvatures * away**2 / 2
-        down = (away**2 + curvatures) ** 2 / 4
-        return 0.01 + jnp.sum(jnp.where(curvatures > 0, up, down))
-
-    return function
+    away = weights - 1
+    up = curvatures * away**2 / 2
+    down = (away**2 + curvatures) ** 2 / 4
+    return 0.01 + jnp.sum(jnp.where(curvatures > 0, up, down))
 
 
 STATIONARY = {
@@ -194,9 +189,11 @@ STATIONARY = {
     "hilltop": ([-1.0, -0.5], jf.Status.PLATEAU),
 }
 RUNS = {
-    "flow": lambda loss, start: jf.gradient_flow(loss, start, (0.0, 1.0)),
+    "flow": lambda loss, start: jf.gradient_flow(loss, start, (0.0, 20.0)),
     "endless flow": arrive,
-    "descent": lambda loss, start: jf.gradient_descent(loss, start, 5, step_size=0.1),
+    "descent": lambda loss, start: jf.gradient_descent(
+        loss, start, 200, step_size=0.1, every=200
+    ),
 }
 
 
@@ -204,10 +201,10 @@ RUNS = {
 @pytest.mark.parametrize(("curvatures", "status"), STATIONARY.values(), ids=STATIONARY)
 def test_what_curves_down_at_rest_has_not_converged(run, curvatures, status):
     """Of a function of the user's own, nothing but the curvature tells them apart."""
-    end = run(stationary(curvatures), jnp.ones(2))
+    curvatures = jnp.array(curvatures)
+    end = run(eqx.Partial(wells, curvatures), jnp.where(curvatures > 0, 1.3, 1.0))
     assert end.status == status
-    np.testing.assert_array_equal(end.network, 1)
-    assert end.remaining == 0
+    np.testing.assert_allclose(end.network, 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("decades", [3, 6, 10])
