@@ -207,6 +207,24 @@ def test_what_curves_down_at_rest_has_not_converged(run, curvatures, status):
     np.testing.assert_allclose(end.network, 1, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("factor", "status"), [(0.8, jf.Status.CONVERGED), (1.25, jf.Status.PLATEAU)]
+)
+def test_a_saddle_is_where_the_weights_could_gain_enough(factor, status):
+    r"""By half the curvature times their square, beside the root of the tolerance."""
+    tolerance, weights = 1e-8, jnp.array([2.0, 2.0])
+    at_zero = 1 + 4 / 2
+    down = factor * tolerance**0.5 * at_zero * 2 / 8
+
+    def saddle(weights):
+        up, along = weights - 2
+        return 1 + up**2 / 2 - down * along**2 / 2
+
+    options = {"step_size": 0.1, "tolerance": tolerance}
+    run = jf.gradient_descent(saddle, weights, 1, **options)
+    assert run.status == status
+
+
 @pytest.mark.parametrize("decades", [3, 6, 10])
 def test_a_flow_has_converged_to_the_tolerance_that_it_was_given(decades):
     """One weight, whose excess falls as exp(-4 t): stopped where that is the tolerance."""
@@ -216,6 +234,7 @@ def test_a_flow_has_converged_to_the_tolerance_that_it_was_given(decades):
     for factor, status in ((2, jf.Status.CONVERGED), (0.5, jf.Status.MOVING)):
         run = follow((0.0, end), rtol=1e-12, tolerance=factor * 10.0**-decades)
         np.testing.assert_allclose(loss.excess(run.network), 10.0**-decades, rtol=1e-3)
+        np.testing.assert_allclose(run.remaining, 10.0**-decades, rtol=1e-3)
         assert run.status == status
 
 

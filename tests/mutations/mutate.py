@@ -175,7 +175,8 @@ def mutants(path: Path) -> list[Mutant]:
                 continue
             for part in child if isinstance(child, list) else [child]:
                 if isinstance(part, ast.FunctionDef | ast.ClassDef):
-                    visit(part, part.name)
+                    # `__init__` and the like go by the name of their class.
+                    visit(part, function if part.name.startswith("__") else part.name)
                 elif isinstance(part, ast.AST):
                     visit(part, function)
 
