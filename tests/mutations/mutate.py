@@ -174,15 +174,19 @@ def mutants(path: Path) -> list[Mutant]:
             if name in ("annotation", "returns", "decorator_list"):
                 continue
             for part in child if isinstance(child, list) else [child]:
-                if isinstance(part, ast.FunctionDef | ast.ClassDef):
-                    # `__init__` and the like go by the name of their class.
-                    visit(part, function if part.name.startswith("__") else part.name)
-                elif isinstance(part, ast.AST):
-                    visit(part, function)
+                if isinstance(part, ast.AST):
+                    visit(part, _outermost(part) if node is tree else function)
 
-    visit(tree, path.stem)
+    visit(tree, "")
     # Swapping what is the same changes nothing.
     return [mutant for mutant in found if _put(source.encode(), mutant) != source.encode()]
+
+
+def _outermost(statement: ast.stmt) -> str:
+    """The name that others know it by: of methods and closures that of what holds them."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id
+    return getattr(statement, "name", "")
 
 
 def _put(source: bytes, mutant: Mutant) -> bytes:
