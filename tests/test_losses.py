@@ -460,6 +460,36 @@ def test_what_is_known_of_deep_linear_networks_is_not_said_of_others(network, y)
         jf.NoisyNeurons(loss, 0.1)(network)
 
 
+@pytest.mark.parametrize("widths", [(4, 1, 3), (4, 2, 3), (4, 3, 3), (4, 5, 2, 3)])
+def test_a_bottleneck_leaves_what_the_best_map_of_its_rank_leaves(widths):
+    """That of least squares whose predictions keep their largest singular values."""
+    x, y, _ = CASES["three outputs"]
+    loss, rank = jf.regression(x, y), min(widths)
+    predicted = x @ np.linalg.lstsq(x, y)[0]
+    left, values, right = np.linalg.svd(predicted, full_matrices=False)
+    kept = (left[:, :rank] * values[:rank]) @ right[:rank]
+    wanted = np.sum((y - kept) ** 2) / len(x) - float(loss.floor)
+    network = jf.init.gaussian(widths, scale=0.5, key=jr.key(0))
+    np.testing.assert_allclose(loss.least_excess(network), wanted, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose((2 * loss).least_excess(network), 2 * wanted, atol=1e-12)
+    if rank == 1:
+        run = jf.gradient_flow(loss, network, (0.0, np.inf))
+        np.testing.assert_allclose(loss.excess(run.network), wanted, rtol=1e-9)
+        assert run.status == jf.Status.CONVERGED
+
+
+def test_behind_a_bottleneck_the_second_best_map_is_a_saddle():
+    """Maps of rank one at rest: one for each singular value, and only the top is least."""
+    loss = jf.Regression(jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2), jnp.zeros(()))
+    for axis, status in ((0, jf.Status.CONVERGED), (1, jf.Status.PLATEAU)):
+        unit = jnp.eye(2)[axis]
+        size = (2.0 - axis) ** 0.5
+        network = jf.DeepLinear((size * unit[None], size * unit[:, None]))
+        run = jf.gradient_flow(loss, network, (0.0, 1.0))
+        assert run.status == status
+        np.testing.assert_allclose(loss.excess(run.network), (1.0, 4.0)[axis], rtol=1e-12)
+
+
 def test_moments_are_not_enough_for_a_network_that_is_not_linear():
     network = jf.MLP(fitting(X, Y).weights, jnp.tanh)
     for loss in (jf.regression(X, Y), jf.MatrixSensing(X[:, None], Y[:, 0])):

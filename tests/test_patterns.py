@@ -70,6 +70,18 @@ def test_what_is_not_a_number_is_wrong_and_solves_nothing():
     assert not bool(loss.solved(broken))
 
 
+def test_a_pattern_on_the_boundary_is_wrong_and_nothing_is_solved():
+    """One of two inputs is 0, where no sign is right."""
+    x, network = jnp.array([[1.0], [0.0]]), jf.Committee(jnp.ones((1, 1)), unit=None)
+    loss = jf.Classification(x, jnp.ones(2))
+    assert loss.margins(network).tolist() == [1, 0]
+    assert float(loss.errors(network)) == 0.5
+    assert not bool(loss.solved(network))
+    assert bool(loss.select(jnp.array([0])).solved(network))
+    run = jf.gradient_descent(loss, network, 1, step_size=1e-3)
+    assert run.status != jf.Status.CONVERGED
+
+
 def test_teachers_make_no_mistake_on_their_own_patterns():
     teacher = jf.init.committee(3, 12, tree=False, key=KEY)
     loss = jf.teacher_patterns(50, teacher, 12, key=jr.key(1))

@@ -1,6 +1,9 @@
 """What the project says of itself: one version, true references, forms that are valid."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -94,3 +97,62 @@ def test_issue_forms_are_valid(path):
     names = [field["id"] for field in form["body"]]
     assert len(set(names)) == len(names)
     assert any(field.get("validations") for field in form["body"])
+
+
+FAKE = """#!/bin/sh
+case "$*" in
+  "-c import sys; sys.exit"*) exit {early} ;;
+  "-m venv .venv/newest")
+    mkdir -p .venv/newest/bin
+    printf '#!/bin/sh\\nexit {broken}\\n' > .venv/newest/bin/pip
+    printf '#!/bin/sh\\necho ran {name} "$@"\\n' > .venv/newest/bin/python
+    chmod +x .venv/newest/bin/* ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("pythons", "told", "ran"),
+    [
+        ({}, ["No Python newer than 3.20"], None),
+        ({19: (0, 0), 20: (0, 0)}, ["No Python newer than 3.20"], None),
+        ({21: (0, 0), 22: (0, 0)}, [], 22),
+        ({21: (0, 0), 22: (1, 0), 23: (0, 1)}, ["3.22 is passed", "3.23 is passed"], 21),
+        ({22: (0, 1)}, ["3.22 is passed over", "No Python newer than 3.20"], None),
+    ],
+)
+def test_the_newest_python_that_can_be_used_runs_the_quick_tests(
+    tmp_path, pythons, told, ran
+):
+    """With interpreters that only say what they are: early releases, and without wheels."""
+    places = [tmp_path / name for name in (".ci", ".venv/bin", "path")]
+    for place in places:
+        place.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "newest", places[0])
+    scripts = {places[1] / "python": "#!/bin/sh\necho 20\n"}
+    for minor, (early, broken) in pythons.items():
+        name = f"python3.{minor}"
+        scripts[places[2] / name] = FAKE.format(name=name, early=early, broken=broken)
+    for path, text in scripts.items():
+        path.write_text(text)
+        path.chmod(0o755)
+    path = f"{places[2]}:{os.defpath}"
+    found = subprocess.run(
+        [tmp_path / ".ci" / "newest"],
+        env={**os.environ, "PATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    assert all(words in found for words in told)
+    assert found.count("passed over") == sum("passed" in words for words in told)
+    assert (f"ran python3.{ran} -m pytest @.ci/quick" in found) == (ran is not None)
+    assert ("nothing more to run" in found) == (ran is None)
+
+
+def test_the_quick_tests_are_there():
+    quick = (ROOT / ".ci" / "quick").read_text().split()
+    assert len(quick) > 5
+    assert all((ROOT / path).is_file() for path in quick)

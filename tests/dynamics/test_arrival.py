@@ -172,6 +172,72 @@ class TestVerdicts:
         assert not run.ok
 
 
+def wells(curvatures, weights):
+    """A positive function at rest at ones, with these curvatures there.
+
+    It has two wells along each direction that curves down, one along the others.
+    """
+    away = weights - 1
+    up = curvatures * away**2 / 2
+    down = (away**2 + curvatures) ** 2 / 4
+    return 0.01 + jnp.sum(jnp.where(curvatures > 0, up, down))
+
+
+STATIONARY = {
+    "minimum": ([1.0, 3.0], jf.Status.CONVERGED),
+    "saddle": ([1.0, -0.5], jf.Status.PLATEAU),
+    "hilltop": ([-1.0, -0.5], jf.Status.PLATEAU),
+}
+RUNS = {
+    "flow": lambda loss, start: jf.gradient_flow(loss, start, (0.0, 20.0)),
+    "endless flow": arrive,
+    "descent": lambda loss, start: jf.gradient_descent(
+        loss, start, 200, step_size=0.1, every=200
+    ),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(("curvatures", "status"), STATIONARY.values(), ids=STATIONARY)
+def test_what_curves_down_at_rest_has_not_converged(run, curvatures, status):
+    """Of a function of the user's own, nothing but the curvature tells them apart."""
+    curvatures = jnp.array(curvatures)
+    end = run(eqx.Partial(wells, curvatures), jnp.where(curvatures > 0, 1.3, 1.0))
+    assert end.status == status
+    np.testing.assert_allclose(end.network, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "status"), [(0.8, jf.Status.CONVERGED), (1.25, jf.Status.PLATEAU)]
+)
+def test_a_saddle_is_where_the_weights_could_gain_enough(factor, status):
+    r"""By half the curvature times their square, beside the root of the tolerance."""
+    tolerance, weights = 1e-8, jnp.array([2.0, 2.0])
+    at_zero = 1 + 4 / 2
+    down = factor * tolerance**0.5 * at_zero * 2 / 8
+
+    def saddle(weights):
+        up, along = weights - 2
+        return 1 + up**2 / 2 - down * along**2 / 2
+
+    options = {"step_size": 0.1, "tolerance": tolerance}
+    run = jf.gradient_descent(saddle, weights, 1, **options)
+    assert run.status == status
+
+
+@pytest.mark.parametrize("decades", [3, 6, 10])
+def test_a_flow_has_converged_to_the_tolerance_that_it_was_given(decades):
+    """One weight, whose excess falls as exp(-4 t): stopped where that is the tolerance."""
+    loss = jf.Regression(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros(()))
+    end = decades * np.log(10) / 4
+    follow = ft.partial(jf.gradient_flow, loss, jf.DeepLinear((jnp.zeros((1, 1)),)))
+    for factor, status in ((2, jf.Status.CONVERGED), (0.5, jf.Status.MOVING)):
+        run = follow((0.0, end), rtol=1e-12, tolerance=factor * 10.0**-decades)
+        np.testing.assert_allclose(loss.excess(run.network), 10.0**-decades, rtol=1e-3)
+        np.testing.assert_allclose(run.remaining, 10.0**-decades, rtol=1e-3)
+        assert run.status == status
+
+
 @pytest.mark.exhaustive
 def test_records_are_the_same_whichever_solver_is_at_work():
     """A stiff flow, recorded before, around and after the switch."""

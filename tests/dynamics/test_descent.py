@@ -240,6 +240,30 @@ def test_epochs_are_shuffled_by_key(samples, network):
     assert jnp.max(jnp.abs(ends[0] - ends[2])) > 1e-6
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_every_epoch_has_an_order_of_its_own(batch_size):
+    """Each sample is of one weight, so that a step shows which samples it saw."""
+    count, epochs = 12, 6
+    loss = jf.MeanSquaredError(jnp.eye(count), jnp.ones(count))
+    start = jf.DeepLinear((jnp.zeros((1, count)),))
+    steps = epochs * (count // batch_size)
+    run = jf.gradient_descent(
+        loss,
+        start,
+        steps,
+        step_size=0.01,
+        batch_size=batch_size,
+        key=jr.key(0),
+        observe={"weights": lambda loss, network: network.product[0]},
+    )
+    moved = np.diff(run.observed["weights"], axis=0) > 0
+    assert (moved.sum(axis=1) == batch_size).all()
+    epochs = moved.reshape(epochs, -1, count)
+    assert (epochs.sum(axis=1) <= 1).all()  # In an epoch no sample comes twice.
+    orders = {epoch.tobytes() for epoch in epochs}
+    assert len(orders) == len(epochs)
+
+
 def test_the_whole_as_a_mini_batch_is_full_batch(samples, network):
     options = {"step_size": 0.02, "every": 6}
     whole = jf.gradient_descent(samples, network, 6, **options)

@@ -231,6 +231,18 @@ def test_times_are_checked(problem, network, times, fact):
         jf.gradient_flow(problem, network, np.array(times))
 
 
+def test_traced_times_are_checked_when_they_are_known(problem):
+    """A single pair that does not increase is one too many; and traced runs must end."""
+    start = jf.DeepLinear((jnp.zeros((1, 5)),))
+    options = {"solver": dfx.Tsit5(), "rtol": 1e-3}
+    end = lambda times: jf.gradient_flow(problem, start, times, **options).time[-1]
+    end = eqx.filter_jit(end)
+    assert end(jnp.array([0.0, 0.1, 0.2])) == 0.2
+    for times in ([0.0, 0.2, 0.1], [0.1, 0.0, 0.2], [0.0, 0.1, np.inf]):
+        with pytest.raises(RuntimeError, match="must increase strictly, and be finite"):
+            end(jnp.array(times))
+
+
 def test_tolerances_finer_than_rounding_are_refused(problem, network):
     with pytest.raises(ValueError, match="coarser than the rounding of float64"):
         jf.gradient_flow(problem, network, jnp.array([0.0, 1.0]), rtol=1e-15)

@@ -396,6 +396,11 @@ def test_bad_protocols_are_refused(replicas, couplings, reason):
         jf.Focusing(replicas, couplings)
 
 
+def test_a_protocol_may_have_one_iteration_and_one_replica():
+    protocol = jf.Focusing(1.0, jnp.zeros(1))
+    assert (protocol.replicas.tolist(), protocol.couplings.tolist()) == ([1], [0])
+
+
 @pytest.mark.parametrize("rates", [-0.1, 1.0])
 def test_rates_out_of_range_are_refused(rates):
     for protocol in (jf.Focusing.reinforcement, jf.Focusing.pseudo_reinforcement):

@@ -116,6 +116,19 @@ def test_ties_of_singular_values_count_within_the_tolerance(problem):
     )
 
 
+def test_ties_are_with_the_last_singular_value_that_counts(problem):
+    """The second and third are tied, far below the first."""
+    values = jnp.diag(jnp.array([3.0, 1.0, 1.0, 0.2]))
+    turn = jax.scipy.linalg.block_diag(1.0, jnp.array([[0.0, 1], [-1, 0]]), 1.0)
+    mix = jnp.linalg.qr(jr.normal(jr.key(6), (4, 4)))[0]
+    network = jf.DeepLinear((mix @ values, values @ turn @ mix.T))
+    options = {"rank": 2, "tolerance": 1e-9}
+    np.testing.assert_allclose(jf.alignment(problem, network, **options), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jf.chance_alignment(problem, network, **options), (3 / 4) ** 0.5, rtol=1e-12
+    )
+
+
 def test_the_chance_of_two_sizes_is_that_of_random_spaces(problem):
     """The first layer has two top values, the second one, between six neurons."""
     first, then = jnp.diag(jnp.array([1.0, 1, 0.5])), jnp.array([[1.0, 0, 0]])

@@ -123,6 +123,14 @@ def test_any_network_of_one_output_has_a_profile_and_a_volume():
         assert float(entropy) == pytest.approx(np.log(share) / size, abs=error / size)
 
 
+def test_one_walker_on_one_step_finds_all_or_nothing():
+    loss, network = jf.random_patterns(2, 6, key=KEY), jf.init.committee(3, 6, key=KEY)
+    once = {"walkers": 1, "stages": 1, "sweeps": 1}
+    found = jf.local_entropy(loss, network, distance=0.5, **once)
+    assert float(found.surviving) in (0, 1)
+    assert np.isfinite(found.entropy) == (found.surviving > 0)
+
+
 def share_of_solutions(loss, weights, overlap):
     """Of weights drawn on the spheres, rows orthogonal to the given ones and as long."""
     rng, moved = np.random.default_rng(0), []

@@ -250,6 +250,20 @@ def test_rank_one_bound_holds_along_the_flow_and_is_within_ten(problem, small_fl
     assert gap <= bound < 10 * gap
 
 
+def test_rank_one_bound_adds_the_gaps_from_each_layer_to_the_last(problem):
+    """By numpy, of layers so unlike that each one's bound is another number."""
+    scales = (0.5, 1.0, 2.0, 0.1)
+    weights = jf.init.gaussian((5, 4, 4, 3, 1), scale=1.0, key=jr.key(4)).weights
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0)):
+        layers = [s * np.asarray(w) for s, w in zip(np.take(scales, order), weights)]  # noqa: B905
+        sizes = [np.sum(w**2) for w in layers]
+        gaps = [np.linalg.norm(a @ a.T - b.T @ b, 2) for a, b in it.pairwise(layers)]
+        each = [sizes[k] - sizes[-1] + sum(gaps[k:]) for k in range(4)]
+        network = jf.DeepLinear(tuple(map(jnp.asarray, layers)))
+        bound = theory.rank_one_bound(problem, network)
+        np.testing.assert_allclose(bound, max(each), rtol=1e-12)
+
+
 def test_alignment_bound_holds_along_the_flow_and_ends_informative(problem, small_flow):
     start, flow = small_flow
     bound = jax.vmap(lambda n: theory.alignment_bound(problem, start, n))(
