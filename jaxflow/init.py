@@ -295,15 +295,14 @@ def convolutional(
             one scale for each layer.
     """
     name = "init.convolutional({}=...)".format
-    image, channels = (
-        _checks.widths(name(what), sizes, layers)
-        for what, sizes, layers in (("image", image, 3), ("channels", channels, 1))
-    )
-    if len(image) != 3:
+    sizes = _checks.widths(name("image"), image, 3)
+    channels = _checks.widths(name("channels"), channels, 1)
+    if len(sizes) != 3:
         raise ValueError(
             f"`{name('image')}` must be the channels, height and width of an image, but is "
-            f"{image}."
+            f"{sizes}."
         )
+    image = (sizes[0], sizes[1], sizes[2])
     size, outputs, stride = (
         _checks.whole(name(what), given)
         for what, given in (("size", size), ("outputs", outputs), ("stride", stride))

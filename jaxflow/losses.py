@@ -306,6 +306,7 @@ def needs_regression(name: str, problem: Any, *, readout: bool = True) -> None:
     if isinstance(problem, Sum):
         way = "Of a sum pass the term."
     _checks.kind(name, problem, Regression, way)
+    assert isinstance(problem, Regression)
     if not readout and problem.readout is not None:
         raise ValueError(
             f"`{name}` must have no readout, but has one of shape "
@@ -334,7 +335,7 @@ def each(network: PyTree, x: Float[Array, "samples in"]) -> Array:
             f"given {_checks.brief(network)}. For a tree of weights pass a function of it."
         )
     try:
-        return jax.vmap(network)(x)
+        return jax.vmap(network)(x)  # pyright: ignore[reportReturnType]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"The network must accept a sample of shape {x.shape[1:]}, but fails: {error}"

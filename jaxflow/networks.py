@@ -5,6 +5,7 @@ import functools as ft
 import itertools as it
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,7 +20,7 @@ from . import _checks
 def _arrays(name: str):
     """Layers as a tuple of real arrays, also from lists and NumPy."""
 
-    def convert(weights: Sequence[ArrayLike]):
+    def convert(weights: Sequence[ArrayLike]) -> tuple[Array, ...]:
         if not isinstance(weights, tuple | list):
             raise TypeError(
                 f"`{name}` must be a tuple of arrays, but is {_checks.brief(weights)}."
@@ -32,7 +33,7 @@ def _arrays(name: str):
 def real_array(name: str):
     """A real array, also from lists and NumPy."""
 
-    def convert(array: ArrayLike):
+    def convert(array: ArrayLike) -> Array:
         return _as_array(name, array)
 
     return convert
@@ -41,13 +42,13 @@ def real_array(name: str):
 def optional_array(name: str):
     """The same, or none."""
 
-    def convert(array: ArrayLike | None):
+    def convert(array: ArrayLike | None) -> Array | None:
         return None if array is None else _as_array(name, array)
 
     return convert
 
 
-def _as_array(name, array):
+def _as_array(name, array) -> Any:
     abstract = isinstance(array, jax.ShapeDtypeStruct)
     return array if abstract else _checks.numbers(name, array)
 

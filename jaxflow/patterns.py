@@ -174,12 +174,12 @@ def mixture_patterns(
     name = "mixture_patterns({}=...)".format
     prototypes = _checks.whole(name("prototypes"), prototypes)
     share = _checks.Must("be between 0 and 1", lambda p: (p >= 0) & (p <= 1))
-    flips = _checks.real(name("flips"), flips, share, dtype=float)
+    chance = _checks.real(name("flips"), flips, share, dtype=float)
     data_key = _checks.key(name("data_key"), data_key)
     which_key, flip_key = jr.split(key)
     corners = jr.rademacher(data_key, (2 * prototypes, inputs), float)
     which = jr.randint(which_key, (samples,), 0, 2 * prototypes)
-    kept = jr.bernoulli(flip_key, 1 - flips, (samples, inputs))
+    kept = jr.bernoulli(flip_key, 1 - chance, (samples, inputs))
     x = corners[which] * jnp.where(kept, 1.0, -1.0)
     return Classification(x, jnp.where(which < prototypes, 1.0, -1.0))
 

@@ -139,11 +139,11 @@ def gradient_descent(
                 f"mini-batches, and nothing in this `{type(loss).__name__}` is drawn. Give "
                 "a `batch_size`, or leave out the key."
             )
-    tolerance = _checks.real(
+    limit = _checks.real(
         "gradient_descent(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
     )
     options = (optimizer, steps, every, batch_size, progress_meter)
-    task = loss, network, step_size, key, tolerance, observe, until, options
+    task = loss, network, step_size, key, limit, observe, until, options
     return returned(loss, _descend(*task))
 
 

@@ -139,14 +139,14 @@ def gradient_flow(
         )
     if tolerance is None:
         tolerance = (1e-12 if double else 1e-6) if endless else 1e-8
-    tolerance = _checks.real(
+    limit = _checks.real(
         "gradient_flow(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
     )
     solvers = (solver,)
     if solver is None:
         stiff = ExponentialRosenbrock(tolerance=rtol / 1e4)
         solvers = (dfx.Tsit5(),) if back else (_Tsit5UntilStiff(), stiff)
-    task = loss, network, jnp.asarray(times), tolerance
+    task = loss, network, jnp.asarray(times), limit
     control = rtol, atol, max_step
     options = control, adjoint, max_steps, progress_meter
     run = _flow(*task, observe, until, solvers, options, throw, endless)

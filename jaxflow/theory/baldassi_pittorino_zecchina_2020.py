@@ -660,9 +660,8 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
     Raises:
         ValueError: If the load is not positive, or a distance not between 0 and 1/2.
     """
-    given = {"load": load, "distance": distance}
     _check_kernel("widest_entropy", kernel)
-    load, distance = _check("widest_entropy", **given)
+    load, distance = _check("widest_entropy", load=load, distance=distance)
     found = _widest(kernel, load, 1 - 2 * distance.ravel())
     return found.reshape(distance.shape)
 

@@ -428,7 +428,8 @@ def diagonal_map(
     """
     _check_power("diagonal_map", power)
     given = {"integral": integral, "first": first, "second": second}
-    return _diagonal_map(*_vectors("diagonal_map", **given), power)
+    integral, first, second = _vectors("diagonal_map", **given)
+    return _diagonal_map(integral, first, second, power)
 
 
 def _diagonal_map(integral, first, second, power):
