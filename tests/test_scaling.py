@@ -205,6 +205,37 @@ def test_runs_in_other_units_of_weights_take_the_same_way(problem, network, run)
         )
 
 
+def observables(loss, network, step_size):
+    """Ratios and angles, which have no units."""
+    return {
+        "path": jf.path_coupling(loss, network),
+        "alignment": jf.alignment(loss, network),
+        "rank": jf.stable_rank(loss, network),
+        "kernel": jf.kernel_alignment(loss, network),
+        "reversal": jf.reversal(loss, network, step_size=step_size),
+    }
+
+
+@pytest.mark.parametrize("dtype", SCALES)
+def test_ratios_and_angles_have_no_units(dtype):
+    """Weights times $a$, in losses of samples whose targets are times $a^3$."""
+    x, y = jr.normal(jr.key(4), (20, 5)), jr.normal(jr.key(5), (20, 1))
+    start = jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=jr.key(1))
+    cast = lambda t: jax.tree.map(lambda w: w.astype(dtype), t)
+    loss = cast(jf.MeanSquaredError(x, y))
+    first = observables(loss, cast(start), 0.1)
+    rises = jf.sharpening(loss, cast(start)), jf.predicted_oscillation(loss, cast(start))
+    a = 2.0**-17 if dtype == "float32" else 2.0**-140
+    scaled = eqx.tree_at(lambda loss: loss.y, loss, a**3 * loss.y)
+    small = cast(jax.tree.map(lambda w: a * w, start))
+    other = observables(scaled, small, 0.1 / a**4)
+    rtol = 2e-3 if dtype == "float32" else 1e-9
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=rtol), first, other)
+    oscillation = jf.predicted_oscillation(scaled, small) / a**2
+    np.testing.assert_allclose(oscillation, rises[1], rtol=rtol)
+    assert jnp.isfinite(rises[0])
+
+
 def away(w):
     """A function with a least value below zero, the floor that is assumed."""
     return jnp.sum((w - 1) ** 2) - 5

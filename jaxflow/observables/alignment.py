@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.norms import norm, peak_of, unit
 from .._linalg.precision import full_precision
 from ..losses import AbstractLoss, needs_linear
 from ..modules import Loss
@@ -127,8 +128,8 @@ def path_coupling(
     cosines = []
     for w, before, after in zip(matrices, states, states[1:], strict=False):
         back = w.T @ after
-        size = jnp.linalg.norm(back) * jnp.linalg.norm(before)
-        cosines.append(jnp.abs(back @ before) / jnp.where(size > 0, size, 1))
+        back, before = (unit(h / peak_of(h)) for h in (back, before))
+        cosines.append(jnp.abs(back @ before))
     return jnp.stack(cosines)
 
 
@@ -142,7 +143,7 @@ def imbalance(loss: Loss, network: PyTree) -> Float[Array, " pairs"]:
     """
     del loss
     matrices = _matrices("imbalance", network)
-    gaps = [jnp.linalg.norm(b.T @ b - a @ a.T) for a, b in it.pairwise(matrices)]
+    gaps = [norm(b.T @ b - a @ a.T) for a, b in it.pairwise(matrices)]
     return jnp.array(gaps, matrices[0].dtype)
 
 
@@ -187,9 +188,9 @@ def _singular_values(name, network, filling):
 def stable_rank(loss: Loss, network: PyTree) -> Float[Array, " layers"]:
     r"""The ratio $\|W_k\|_F^2 / \|W_k\|_2^2$: 1 for rank one; 0 for a layer of zeros."""
     del loss
-    squares = _singular_values("stable_rank", network, 0) ** 2
-    top = squares[:, 0]
-    return jnp.sum(squares, axis=1) / jnp.where(top > 0, top, 1)
+    values = _singular_values("stable_rank", network, 0)
+    top = values[:, :1]
+    return jnp.sum((values / jnp.where(top > 0, top, 1)) ** 2, axis=1)
 
 
 @full_precision
@@ -218,7 +219,7 @@ def gains(
     """
     del loss
     states = _states("gains", network, signal)
-    sizes = jnp.stack([jnp.linalg.norm(h) for h in states])
+    sizes = jnp.stack([norm(h) for h in states])
     return sizes[1:] / jnp.where(sizes[:-1] > 0, sizes[:-1], 1)
 
 

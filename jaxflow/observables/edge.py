@@ -8,10 +8,12 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 from optax.tree_utils import tree_vdot
 
 from .. import _checks
+from .._linalg.norms import peak_of, tree_norm, unit
 from ..losses import AbstractLoss
 from ..modules import Loss, of_modules, whole
 from .curvature import sharpness, spectrum
@@ -25,7 +27,8 @@ def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     to the edge of stability ("progressive sharpening", Cohen et al., 2021), or held there.
     Without derivatives, see `sharpness`.
     """
-    return _climb(loss, network)[0]
+    rate, size = _climb(loss, network)
+    return rate * size
 
 
 @of_modules
@@ -68,14 +71,16 @@ def predicted_oscillation(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     in the form of the central flow). It is for the centre: `at_centre` takes it there.
     Without derivatives, see `sharpness`.
     """
-    rate, square = _climb(loss, network)
-    return 2 * jnp.maximum(rate, 0) / jnp.where(square > 0, square, 1)
+    rate, size = _climb(loss, network)
+    return 2 * jnp.maximum(rate, 0) / jnp.where(size > 0, size, 1)
 
 
 def _climb(loss, network):
-    """The rate at which the flow sharpens, and the square of the sharpness's slope."""
+    """How fast the flow climbs along the sharpness's slope, and the size of that slope."""
     slope, rise = jax.grad(loss.excess)(network), jax.grad(sharpness, 1)(loss, network)
-    return -_dot(slope, rise), _dot(rise, rise)
+    size = tree_norm(rise)
+    way = jax.tree.map(lambda r: r / jnp.where(size > 0, size, 1), rise)
+    return -_dot(slope, way), size
 
 
 @of_modules
@@ -90,8 +95,9 @@ def reversal(
     (first, second, third), _ = _three(loss, network, step_size)
     there = jax.tree.map(jnp.subtract, second, first)
     back = jax.tree.map(jnp.subtract, third, second)
-    size = jnp.sqrt(_dot(there, there) * _dot(back, back))
-    return _dot(there, back) / jnp.where(size > 0, size, 1)
+    first, then = (ravel_pytree(move)[0] for move in (there, back))
+    first, then = (unit(move / peak_of(move)) for move in (first, then))
+    return first @ then
 
 
 class at_centre(eqx.Module):

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Scalar
 from optax.tree_utils import tree_random_like
 
 from .. import _checks
+from .._linalg.norms import norm
 from ..losses import AbstractLoss
 from ..modules import of_modules
 
@@ -252,7 +253,7 @@ def _errors(loss):
 
 def _scaled(noise, network):
     """Noise whose rows have the root mean square of those of the network."""
-    size = lambda w: jnp.sqrt(jnp.mean(w**2, axis=-1, keepdims=True))
+    size = lambda w: norm(w, axis=-1, keepdims=True) / w.shape[-1] ** 0.5
     return jax.tree.map(lambda z, w: z * size(w), noise, network)
 
 
@@ -260,10 +261,10 @@ def _tangent(u, network):
     """Rows orthogonal to those of the network, and as long."""
 
     def project(u, w):
-        square = jnp.sum(w**2, axis=-1, keepdims=True)
-        along = jnp.sum(u * w, axis=-1, keepdims=True)
-        u = u - w * along / jnp.where(square > 0, square, 1)
-        length = jnp.sum(u**2, axis=-1, keepdims=True)
-        return u * jnp.sqrt(square / jnp.where(length > 0, length, 1))
+        size = norm(w, axis=-1, keepdims=True)
+        w = w / jnp.where(size > 0, size, 1)
+        u = u - w * jnp.sum(u * w, axis=-1, keepdims=True)
+        length = norm(u, axis=-1, keepdims=True)
+        return u * (size / jnp.where(length > 0, length, 1))
 
     return jax.tree.map(project, u, network)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from .. import _checks
+from .._linalg.norms import peak_of
 from ..losses import AbstractLoss, CrossEntropy
 from ..modules import of_modules, whole
 
@@ -76,6 +77,7 @@ def kernel_alignment(
         )
     kernel = tangent_kernel(loss, network)
     y = y.ravel().astype(kernel.dtype)
+    kernel, y = kernel / peak_of(kernel), y / peak_of(y)
     size = jnp.linalg.norm(kernel) * jnp.sum(y**2)
     return y @ kernel @ y / jnp.where(size > 0, size, 1)
 

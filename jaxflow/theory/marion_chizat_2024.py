@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.norms import norm
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 from . import mulayoff_michaeli_2020 as exact
@@ -109,9 +110,9 @@ def flattest_minimiser(
     _check("flattest_minimiser", problem, depth)
     size, _, out = _polar(problem)
     ratio = exact.flattest_ratio(_unit(problem), depth)
-    norm = jnp.sqrt(ratio * _size(problem, depth))
-    after = (norm / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
-    first = size / jnp.where(norm > 0, norm, 1) if depth > 1 else size / out
+    length = jnp.sqrt(ratio * _size(problem, depth))
+    after = (length / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
+    first = size / jnp.where(length > 0, length, 1) if depth > 1 else size / out
     return _rank_one("flattest_minimiser", problem, depth, width, first, after)
 
 
@@ -224,7 +225,7 @@ def balanced_velocity(
         )
     _, _, out = _polar(problem)
     slope = 2 * problem.covariance @ (w - problem.target[0])
-    size = jnp.linalg.norm(w)
+    size = norm(w)
     along = w / jnp.where(size > 0, size, 1)
     speed = size ** (2 - 2 / depth) * out ** (2 / depth)
     return -speed * (slope + (depth - 1) * (along @ slope) * along)
@@ -245,7 +246,7 @@ def escape_time(problem: Regression, depth: int, size: ScalarLike) -> Scalar:
     dtype = problem.target.dtype
     size = _checks.real("escape_time(size=...)", size, _checks.POSITIVE, dtype=dtype)
     target, _, out = _polar(problem)
-    pull = jnp.linalg.norm(problem.covariance @ problem.target[0])
+    pull = norm(problem.covariance @ problem.target[0])
     if depth == 2:
         return jnp.log(target / (2 * size)) / (4 * out * pull)
     power = 1 - 2 / depth
@@ -266,9 +267,9 @@ def _check(name: str, problem: Regression, depth: int = 1, least: int = 1):
 def _polar(problem: Regression) -> tuple[Scalar, Float[Array, " in"], Scalar]:
     r"""$\|w_\star\|$, its direction, and $\|p\|$."""
     [row] = problem.target
-    size = jnp.linalg.norm(row)
+    size = norm(row)
     readout = jnp.ones(1, row.dtype) if problem.readout is None else problem.readout[0]
-    return size, row / jnp.where(size > 0, size, 1), jnp.linalg.norm(readout)
+    return size, row / jnp.where(size > 0, size, 1), norm(readout)
 
 
 def _size(problem: Regression, depth: int) -> Scalar:

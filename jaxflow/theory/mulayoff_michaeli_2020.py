@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.norms import norm
 from ..losses import Regression, needs_linear, needs_regression
 from ..networks import DeepLinear
 
@@ -92,7 +93,7 @@ def dedicated_path(problem: Regression, depth: int) -> DedicatedPath:
     signal = _solve(jax.lax.stop_gradient(problem), depth).signal
     variance = signal @ signal
     unit = signal / jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    gain = jnp.linalg.norm(problem.target @ unit) ** (1 / depth)
+    gain = norm(problem.target @ unit) ** (1 / depth)
     return DedicatedPath(unit, gain, variance)
 
 

@@ -50,6 +50,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.norms import norm
 from ..losses import Regression, needs_regression
 from ..networks import DeepLinear, per_layer
 
@@ -595,7 +596,7 @@ def _roots(curve: _Curve, level: Scalar) -> tuple[Array, Array]:
     """Where its decay is at a level, between two of its extrema each, if at all."""
     low, high = jnp.min(curve.variances), jnp.max(curve.variances)
     # Over what it is for large ridges, and a signal of length one.
-    length = jnp.log(jnp.linalg.norm(curve.signal))
+    length = jnp.log(norm(curve.signal))
     scale = 2 * curve.power * length + (2 * curve.power - 1) * jnp.log(curve.kept)
     reduced = level - scale
     if curve.kind == 0:
