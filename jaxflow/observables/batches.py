@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._linalg.varying import vary_like
 from ..kernels import apart, total
 
 WIDEST = 24
@@ -57,7 +58,7 @@ def _operator(weights, target, covariance, readout):
     backward = lambda p, wy: (total(wy[0][i] * p[i][None] for i in range(width)) + wy[1], p)
     forward = lambda q, wx: (multiply(wx[0], q) + wx[1], q)
     covary = apart(lambda covariance, p: 2 * multiply(covariance, p))
-    zeros = jnp.zeros_like(weights[:, 0])
+    zeros = vary_like(jnp.zeros_like(weights[:, 0]), weights)
     first, rows = jax.lax.scan(backward, readout, (weights, zeros), reverse=True)
     error = covary(covariance, first - target)
     _, columns = jax.lax.scan(forward, error, (weights, zeros))
@@ -106,15 +107,18 @@ def _top(diagonal, off):
 
     info = jnp.finfo(diagonal.dtype)
     bracket = jnp.max(diagonal, axis=0), jnp.full(diagonal.shape[1:], 1.01, info.dtype)
+    bracket = vary_like(bracket, diagonal)
     level = jax.lax.fori_loop(0, info.nmant - 2, halve, bracket)[1] + 32 * info.eps
     # Inverse iteration: a product of a lower factor, pivots and an upper factor.
     lower = jnp.concatenate([jnp.zeros_like(off[:1]), off[:-1]])
     pivot = lambda d, ab: ((n := level - ab[0] - ab[1] ** 2 / d), n)
-    pivots = jax.lax.scan(pivot, jnp.ones_like(level), (diagonal, lower))[1]
+    zero, one, s = vary_like(
+        (jnp.zeros_like(level), jnp.ones_like(level), jnp.ones_like(diagonal)), diagonal
+    )
+    pivots = jax.lax.scan(pivot, one, (diagonal, lower))[1]
     down = lambda x, rbd: ((n := rbd[0] + rbd[1] * x), n / rbd[2])
     up = lambda x, rbd: ((n := rbd[0] + rbd[1] / rbd[2] * x), n)
     ratio = lower / jnp.concatenate([pivots[:1], pivots[:-1]])
-    zero, s = jnp.zeros_like(level), jnp.ones_like(diagonal)
     for _ in range(2):
         s = jax.lax.scan(down, zero, (s, ratio, pivots))[1]
         s = jax.lax.scan(up, zero, (s, off, pivots), reverse=True)[1]
@@ -158,6 +162,7 @@ def _block(basis, block, max_matvecs):
     noise = (start.shape[0] * start.shape[1]) ** 0.5 * eps
     none = jnp.zeros(start.shape[-1], start.dtype)
     table, index = jnp.zeros((ROWS, none.size), none.dtype), jnp.arange(ROWS)[:, None]
+    none, table = vary_like((none, table), start, place)
 
     def extend(first, j, t):
         image = apply(t.row)
@@ -255,6 +260,8 @@ def largest(
     most = jnp.maximum(jnp.max(max_matvecs), 12)
     run = lambda basis, block: _block(basis, block, most)
     basis = jnp.zeros((ROWS, *start.shape[1:], lanes), start.dtype)
+    basis, start, rtol = vary_like((basis, start, rtol), place)
+    place = vary_like(place, place)
     _, found = jax.lax.scan(run, basis, jax.tree.map(fold, (place, start, rtol)))
     values, vectors = jax.tree.map(unfold, found)
     depth = len(weights)

@@ -16,6 +16,7 @@ from .. import _checks
 from .._linalg import decompositions
 from .._linalg.norms import tree_isfinite
 from .._linalg.precision import full_precision
+from .._linalg.varying import vary_like
 from ..losses import AbstractLoss, Regression, needs_linear, needs_regression
 from ..modules import of_modules
 from ..networks import DeepLinear
@@ -46,12 +47,7 @@ def hessian(
             are.
     """
     _checks.choice("hessian(part=...)", part, get_args(Part))
-    _, product = jax.linearize(jax.grad(loss.excess), network)
-    if part != "hessian":
-        whole, seen = product, _gauss_newton(loss, network)
-        rest = lambda v: jax.tree.map(jnp.subtract, whole(v), seen(v))
-        product = seen if part == "gauss_newton" else rest
-    like = jax.eval_shape(lambda: network)
+    like, product = jax.eval_shape(lambda: network), _product(loss, network, part)
     return _Curvature(product, like, lx.symmetric_tag)  # pyright: ignore
 
 
@@ -60,6 +56,17 @@ class _Curvature(lx.FunctionLinearOperator):
 
     def __repr__(self) -> str:
         return f"<symmetric operator on {self.in_size()} weights>"
+
+
+def _product(loss, network, part):
+    """The product with the Hessian, or with a part of it."""
+    if part == "gauss_newton":
+        return _gauss_newton(loss, network)
+    _, product = jax.linearize(jax.grad(loss.excess), network)
+    if part == "hessian":
+        return product
+    seen = _gauss_newton(loss, network)
+    return lambda v: jax.tree.map(jnp.subtract, product(v), seen(v))
 
 
 def _gauss_newton(loss, network):
@@ -137,7 +144,7 @@ def _sharpness(loss, network, preconditioner, start, rtol, most, key):
     if place is None or preconditioner is not None or start is not None:
         arguments = loss, network, preconditioner, start, rtol, most, key
         return _spectrum(*arguments, "hessian", 1, 0).values[0]
-    random = jr.normal(key, (invariant.size(place),), place.target.dtype)
+    random = vary_like(jr.normal(key, (invariant.size(place),), place.target.dtype), place)
     value, vector = invariant.largest(place, random, rtol, most)
     *_, embed = invariant.coordinates(place)
     vectors = jax.tree.map(lambda w: w[None], embed(vector))
@@ -257,7 +264,9 @@ def _spectrum(
     place = frozen((loss, network, preconditioner))
     product = operator(place, part)
     apply = lambda v: ravel_pytree(product(unravel(v)))[0]
-    random = jr.normal(key, flat.shape, flat.dtype)
+    random = vary_like(
+        jr.normal(key, flat.shape, flat.dtype), eqx.filter(place, eqx.is_array)
+    )
     known = None
     if start is not None:
         vectors = frozen(start.vectors)
@@ -289,7 +298,7 @@ def frozen(tree):
 def operator(place, part):
     """The product with the Hessian, preconditioned from both sides."""
     loss, network, preconditioner = place
-    product = hessian(loss, network, part=part).mv
+    product = _product(loss, network, part)
     if preconditioner is None:
         return product
     root = jax.tree.map(lambda p, w: jnp.sqrt(p).astype(w.dtype), preconditioner, network)

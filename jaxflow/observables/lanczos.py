@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import decompositions
 from .._linalg.norms import unit
+from .._linalg.varying import vary_like
 
 
 class Pairs(NamedTuple):
@@ -133,6 +134,7 @@ def largest(
     zero, used = jnp.zeros((), start.dtype), jnp.zeros((), jnp.int32)
     row = _orthonormal(row, rows)
     state = _State(rows, rows, row, zero, zero, used, nothing, nothing, nothing, no, no)
+    state = vary_like(state, start, jax.eval_shape(apply, start))
     going = lambda state: ~state.done & (state.used < max_matvecs)
     state = jax.lax.while_loop(going, cycle, state)
     finite = jnp.isfinite(state.scale)

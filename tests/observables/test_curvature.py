@@ -1,5 +1,10 @@
 """Curvature: against dense eigenvalues, where those are simple and where they are not."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -453,3 +458,10 @@ def test_a_second_network_does_not_compile_again(problem):
 def test_options_are_checked(problem, network, options, fact):
     with pytest.raises(ValueError, match=fact):
         jf.spectrum(problem, network, **options)
+
+
+def test_sharpness_in_shard_map():
+    script = Path(__file__).with_name("sharded.py")
+    two = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, script], env=two, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
