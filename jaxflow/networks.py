@@ -64,7 +64,7 @@ def _activation(name: str):
 def strengths(name: str):
     """Numbers of the default precision, of which `per_layer` says whether they fit."""
 
-    def convert(values: ArrayLike):
+    def convert(values: ArrayLike | Sequence[ScalarLike]) -> Array:
         return _checks.real(name, values, _checks.REAL, dtype=float, ndim=None)
 
     return convert

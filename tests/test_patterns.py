@@ -134,14 +134,17 @@ def test_a_loss_of_patterns_works_for_any_network_of_one_output():
             lambda: jf.Classification(jnp.ones((1, 3)), jnp.ones(1), robustness=0.0),
             "robustness=...\\)` must be positive",
         ),
-        (lambda: jf.random_patterns(0, 3, key=KEY), "has 0 and 3"),
+        (
+            lambda: jf.random_patterns(0, 3, key=KEY),
+            "samples=...\\)` must be positive, but is 0",
+        ),
         (
             lambda: jf.mixture_patterns(3, 3, flips=1.5, data_key=KEY, key=KEY),
             "between 0 and 1",
         ),
         (
             lambda: jf.mixture_patterns(3, 3, prototypes=0, data_key=KEY, key=KEY),
-            "prototypes=...\\)` must be at least 1, but is 0",
+            "prototypes=...\\)` must be positive, but is 0",
         ),
         (
             lambda: jf.teacher_patterns(5, BROKEN, 4, key=KEY),
