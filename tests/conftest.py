@@ -13,9 +13,9 @@ from pathlib import Path
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` it is as users have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # Of small matrices more are slower.
-# Tests decompose batches by `jax.numpy.linalg`, to compare with, where XLA's threads may wait
-# for each other (see `jaxflow/_linalg/decompositions.py`); one thread does not. What the
-# library does with as many as there are cores is in `tests/hang.py`.
+# Tests decompose batches by `jax.numpy.linalg`, to compare with, where XLA's threads may
+# wait for each other (see `jaxflow/_linalg/decompositions.py`); one thread does not. What
+# the library does with as many as there are cores is in `tests/hang.py`.
 os.environ["NPROC"] = "1"
 
 

@@ -370,7 +370,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "until": Arg(None, "function"),
         "optimizer": Arg(optax.sgd, "optimizer"),
         "batch_size": Arg(None, "whole"),
-        "key": Arg(jr.key(0), "text 0 1.5 list vector keys"),
+        "key": Arg(None, "text 0 1.5 list vector keys"),
         "tolerance": size(1e-8),
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },

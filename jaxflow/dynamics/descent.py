@@ -33,7 +33,11 @@ from .trajectory import (
     with_state,
 )
 
-Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+Optimizer = (
+    optax.GradientTransformation
+    | optax.MultiSteps
+    | Callable[..., optax.GradientTransformation]
+)
 
 
 @full_precision

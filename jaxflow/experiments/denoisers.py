@@ -287,7 +287,7 @@ class _Plan(NamedTuple):
                 observe=observe,
                 optimizer=optimizer,
                 batch_size=batch_size,
-                key=jax.random.fold_in(key, 1),
+                key=None if batch_size is None else jax.random.fold_in(key, 1),
             )
 
         # One at a time: these fill a core, and in a batch the slowest would be waited for.

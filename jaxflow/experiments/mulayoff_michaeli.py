@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .._linalg import decompositions
 from .parts import Plan, choose, labelled, layered, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -285,6 +284,8 @@ def _gains(plan: _Plan) -> "xr.Dataset":
     """What the layers of minima of each kind do to the dedicated signal and to others."""
     import jax
     import jax.numpy as jnp
+
+    from .._linalg import decompositions
 
     problem, depth = _five(plan.key), 4
     theory = jf.theory.mulayoff_michaeli_2020

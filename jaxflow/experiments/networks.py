@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .._linalg import decompositions
 from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -190,6 +189,7 @@ def _two_layers(plan: Plan) -> "xr.Dataset":
     import jax.random as jr
     import numpy as np
 
+    from .._linalg import decompositions
     from .data import digits, load_data
 
     scores, labels = _components()[0], digits()[1]
@@ -244,6 +244,8 @@ def _two_layers(plan: Plan) -> "xr.Dataset":
 def _root(matrix):
     """The symmetric root of a positive matrix."""
     import jax.numpy as jnp
+
+    from .._linalg import decompositions
 
     values, axes = decompositions.eigh(matrix)
     return axes * jnp.sqrt(values)[None] @ axes.T
@@ -418,6 +420,7 @@ def _sensing(plan: Plan) -> "xr.Dataset":
     import jax.random as jr
     import numpy as np
 
+    from .._linalg import decompositions
     from .data import digits
 
     images, labels = digits()

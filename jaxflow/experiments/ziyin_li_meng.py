@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .._linalg import decompositions
 from .parts import Plan, choose, labelled, pairs, table, titles, together
 
 if TYPE_CHECKING:
@@ -256,6 +255,8 @@ def _slices(plan: _Plan) -> "xr.Dataset":
     import jax.random as jr
     import numpy as np
 
+    from .._linalg import decompositions
+
     inputs, width, strength = 10, 16, 0.1
     sizes = np.linspace(-0.3, 0.3, 61)
     activations = {
@@ -326,6 +327,8 @@ def _training(plan: _Plan) -> "xr.Dataset":
     import jax.random as jr
     import optax
     import xarray as xr
+
+    from .._linalg import decompositions
 
     theory = jf.theory.ziyin_li_meng_2022
     assert plan.data is not None
@@ -440,6 +443,8 @@ def _signal(plan: _Plan) -> "xr.Dataset":
     import jax.numpy as jnp
     import jax.random as jr
     import numpy as np
+
+    from .._linalg import decompositions
 
     theory = jf.theory.ziyin_li_meng_2022
     inputs, width, half, decay = 10, 32, 64, 0.05

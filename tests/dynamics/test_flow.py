@@ -272,7 +272,7 @@ def test_networks_that_do_not_fit_are_refused(problem):
         ValueError, match=r"accept the data's 5 inputs, but has widths \(4, 1\)"
     ):
         jf.gradient_flow(problem, wide, jnp.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="floating-point arrays"):
+    with pytest.raises(TypeError, match="floating-point arrays"):
         jf.gradient_flow(problem, (jnp.arange(2),), jnp.array([0.0, 1.0]))
 
 

@@ -375,7 +375,7 @@ def test_records_between_iterations_are_refused():
 @pytest.mark.parametrize("damping", [-0.1, 1.0, np.nan])
 def test_damping_out_of_range_is_refused(damping):
     loss, network = drawn(jr.key(0), 3, 4, 5)
-    with pytest.raises(ValueError, match=r"damping=.* must be at least 0 and less than 1"):
+    with pytest.raises(ValueError, match=r"damping=.* must be at least 0 and below 1"):
         jf.message_passing(loss, network, SCOPING, damping=damping)
 
 
@@ -404,7 +404,5 @@ def test_a_protocol_may_have_one_iteration_and_one_replica():
 @pytest.mark.parametrize("rates", [-0.1, 1.0])
 def test_rates_out_of_range_are_refused(rates):
     for protocol in (jf.Focusing.reinforcement, jf.Focusing.pseudo_reinforcement):
-        with pytest.raises(
-            ValueError, match=r"rates=.* must be at least 0 and less than 1"
-        ):
+        with pytest.raises(ValueError, match=r"rates=.* must be at least 0 and below 1"):
             protocol(jnp.full(3, rates))

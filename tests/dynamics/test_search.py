@@ -131,10 +131,10 @@ def test_entropy_sgd_without_noise_is_a_path_in_numpy():
         ),
         ({"scope": np.nan}, "scope=...\\)` must be positive, but is nan"),
         ({"growth": -1.0}, "growth=...\\)` must be above -1"),
-        ({"inner_steps": 0}, "inner_steps=...\\)` must be at least 1, but is 0"),
+        ({"inner_steps": 0}, "inner_steps=...\\)` must be positive, but is 0"),
         ({"inner_step_size": -0.1}, "inner_step_size=...\\)` must be positive"),
         ({"noise": -1.0}, "noise=...\\)` must be at least 0"),
-        ({"memory": 1.0}, "memory=...\\)` must be at least 0 and less than 1"),
+        ({"memory": 1.0}, "memory=...\\)` must be at least 0 and below 1"),
     ],
 )
 def test_paths_that_lead_nowhere_are_refused(arguments, fact):
@@ -206,7 +206,7 @@ def test_rectified_units_need_slow_schedules_to_end_wide(replica_reference):
     [
         ({"step_size": 0.0}, "step_size=...\\)` must be positive"),
         ({"noise": -1.0}, "noise=...\\)` must not be negative"),
-        ({"epochs": 0}, "at least one step, but 0"),
+        ({"epochs": 0}, "epochs=...\\)` must be positive, but is 0"),
         ({"every": 3}, "must divide"),
         ({"unit": jax.nn.relu, "vote": "sum"}, "a committee of signs"),
         ({"vote": "difference", "hidden": 4, "inputs": 48}, "a committee of signs"),

@@ -138,7 +138,8 @@ def test_whole_numbers_are_whole(tmp_path, monkeypatch, capsys, name, option):
     monkeypatch.chdir(tmp_path)
     for wrong in ("1.5", "1e23", "nan", "inf", "2147483648", "0x", "2.0000000000000000001"):
         assert call(f"run {name} --{option} {wrong}") == 2
-        printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+        told = capsys.readouterr()
+        printed = " ".join((told.out + told.err).replace("│", "").split())
         assert f"`--{option}` must be a whole number below 2147483648" in printed
         assert f"but is {wrong}." in printed
     assert not list(tmp_path.iterdir())

@@ -123,7 +123,13 @@ def test_densities_are_batched(problem):
     assert found.values.shape == (3, 1, 55)
 
 
-@pytest.mark.parametrize("options", [{"probes": 1}, {"matvecs": 0}])
-def test_options_are_checked(problem, network, options):
-    with pytest.raises(ValueError, match="must be at least 2, for an error, and 1"):
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"probes": 1}, r"probes=...\)` must be at least 2, but is 1"),
+        ({"matvecs": 0}, r"matvecs=...\)` must be positive, but is 0"),
+    ],
+)
+def test_options_are_checked(problem, network, options, fact):
+    with pytest.raises(ValueError, match=fact):
         jf.spectral_density(problem, network, **options)

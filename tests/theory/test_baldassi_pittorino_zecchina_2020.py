@@ -494,7 +494,7 @@ def test_bad_input_is_refused_before_anything_is_compiled():
         (theory.cross_entropy_minimiser, (RELU, 1.0, -1.0), {}, "strength"),
         (theory.local_energy, (RELU, 1.0, 1.0, 0.0), {}, "radius"),
         (theory.local_energy, (SIGN, 1.0, 1.0, 0.1), {}, "finite `slope`"),
-        (theory.replica_entropy, (RELU, 1.0, 0.1, 0), {}, "at least 1"),
+        (theory.replica_entropy, (RELU, 1.0, 0.1, 0), {}, "must be positive"),
         (theory.replica_entropy, (RELU, 1.0, 0.7, 2), {}, "between 0 and 1/2"),
         (theory.widest_entropy, (RELU, 0.0, 0.1), {}, "load"),
         (theory.parity_entropy, (1, 1.0, 0.1), {}, "at least 2"),
