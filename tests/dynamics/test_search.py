@@ -134,7 +134,7 @@ def test_entropy_sgd_without_noise_is_a_path_in_numpy():
         ({"inner_steps": 0}, "inner_steps=...\\)` must be positive, but is 0"),
         ({"inner_step_size": -0.1}, "inner_step_size=...\\)` must be positive"),
         ({"noise": -1.0}, "noise=...\\)` must be at least 0"),
-        ({"memory": 1.0}, "memory=...\\)` must be at least 0 and below 1"),
+        ({"memory": 1.0}, "memory=...\\)` must be at least 0 and less than 1"),
     ],
 )
 def test_paths_that_lead_nowhere_are_refused(arguments, fact):

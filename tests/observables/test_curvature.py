@@ -82,7 +82,8 @@ def test_extreme_eigenvalues_are_right_everywhere(problem, place):
     wanted = jnp.concatenate([wanted[:4], wanted[-3:]])
     np.testing.assert_allclose(found.values, wanted, atol=1e-9 * scale)
     assert jnp.all(jnp.abs(found.values - wanted) <= found.bounds)
-    assert jnp.all(found.bounds <= 1e-10 * scale)
+    # And what underflow may have lost, for a Hessian of zeros has no scale.
+    assert jnp.all(found.bounds <= 1e-10 * scale + 1e-304)
 
 
 def test_vectors_are_unit_eigenvectors(problem, network):
