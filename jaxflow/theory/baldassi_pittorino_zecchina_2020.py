@@ -93,12 +93,18 @@ def gardner(
 @eqx.filter_jit
 def _gardner(kernel, load, margin, weights):
     """By the overlap at which the load is as given."""
-    excess = lambda a: _load(kernel, _free(a, weights), margin) - load
+
+    def excess(a, finer=1):
+        return _load(kernel, _free(a, weights, finer), margin, finer) - load
+
     at = saddles.bisect(excess, *_LIMITS[weights])
-    free = _free(at, weights)
-    entropy = free.entropy + load * _typical_energy(kernel, free.overlap, margin)
-    found = Typical(free.overlap, entropy, free.conjugate)
-    return saddles.only(jnp.abs(excess(at)) < 1e-6 * load, found)
+    free = _free(at, weights, 2)
+    coarse, fine = (
+        load * _typical_energy(kernel, free.overlap, margin, finer) for finer in (1, 2)
+    )
+    found = Typical(free.overlap, free.entropy + fine, free.conjugate)
+    there = jnp.abs(excess(at, 2)) < 1e-6 * load
+    return saddles.only(there & saddles.resolved(coarse, fine), found)
 
 
 class _Free(NamedTuple):
@@ -114,26 +120,31 @@ class _Free(NamedTuple):
 _LIMITS = {"spherical": (-30.0, 25.0), "binary": (-30.0, 15.0)}
 
 
-def _free(a, weights):
+def _free(a, weights, finer=1):
     if weights == "spherical":
         q, rest = sigmoid(a), sigmoid(-a)
         return _Free(q, q / rest**2, (jnp.log(rest) + q / rest) / 2, jnp.nan * a)
     conjugate, root = jnp.exp(a), jnp.exp(a / 2)
-    z, weight = saddles.around(jnp.zeros_like(root), root)
+    z, weight = saddles.around(jnp.zeros_like(root), root, finer * 120 + 1)
     q = weight @ jnp.tanh(root * z) ** 2
     entropy = weight @ saddles.log_2_cosh(root * z) - conjugate * (1 - q) / 2
     return _Free(q, conjugate, entropy, conjugate)
 
 
-def _typical_energy(kernel, q, margin):
+def _typical_energy(kernel, q, margin, finer=1):
+    """By `finer` times as many nodes, which are close where fields pass the margin."""
     shared = kernel(q)
-    field = lambda t: (jnp.sqrt(shared) * t - margin) / jnp.sqrt(1 - shared)
-    return saddles.mean(lambda t: log_ndtr(field(t)))
+    steepness = jnp.sqrt(shared / (1 - shared))
+    centre = margin / jnp.sqrt(jnp.maximum(shared, 1e-30))
+    nodes = saddles.around(centre, steepness, finer * 160 + 1)
+    bound = margin / jnp.sqrt(1 - shared)
+    return saddles.mean(lambda t: log_ndtr(steepness * t - bound), nodes)
 
 
-def _load(kernel, free, margin):
+def _load(kernel, free, margin, finer=1):
     """At which solutions have this overlap."""
-    return -free.force / (2 * jax.grad(_typical_energy, 1)(kernel, free.overlap, margin))
+    slope = jax.grad(_typical_energy, 1)(kernel, free.overlap, margin, finer)
+    return -free.force / (2 * slope)
 
 
 def capacity(
@@ -155,13 +166,14 @@ def capacity(
 
 @eqx.filter_jit
 def _binary_capacity(kernel, margin):
-    def deficit(a):
-        free = _free(a, "binary")
-        load = _load(kernel, free, margin)
-        return -free.entropy - load * _typical_energy(kernel, free.overlap, margin)
+    def deficit(a, finer=1):
+        free = _free(a, "binary", finer)
+        load = _load(kernel, free, margin, finer)
+        return -free.entropy - load * _typical_energy(kernel, free.overlap, margin, finer)
 
     at = saddles.bisect(deficit, *_LIMITS["binary"])
-    return _load(kernel, _free(at, "binary"), margin)
+    found = _load(kernel, _free(at, "binary", 2), margin, 2)
+    return saddles.only(jnp.abs(deficit(at, 2)) < 1e-6, found)
 
 
 class OneStep(NamedTuple):
@@ -205,7 +217,7 @@ def capacity_one_step(kernel: AbstractKernel) -> OneStep:
 
 @eqx.filter_jit
 def _capacity_one_step(kernel):
-    def log_load(a):
+    def log_load(a, finer=1):
         q, ratio = sigmoid(a[0]), jnp.exp(a[1])
         shared, open_ = kernel(q), 1 + ratio * (1 - q)
         wide = 1 + ratio * (1 - kernel(q)) / kernel.slope
@@ -216,15 +228,19 @@ def _capacity_one_step(kernel):
             return jnp.logaddexp(log_ndtr(x), spread + log_ndtr(-x / jnp.sqrt(wide)))
 
         volume = (jnp.log(open_) + ratio * q / open_) / 2
-        return jnp.log(volume) - jnp.log(-saddles.mean(log_volume))
+        steepness = jnp.sqrt(shared / (1 - shared))
+        nodes = saddles.around(0.0, steepness, finer * 400 + 1)
+        return jnp.log(volume) - jnp.log(-saddles.mean(log_volume, nodes))
 
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(-2, 5, 15), jnp.linspace(-2, 6, 17)), -1)
     starts = grid.reshape(-1, 2)
     start = starts[jnp.argmin(jax.vmap(log_load)(starts))]
     point, slope = saddles.root(jax.grad(log_load), start[None])
-    found = OneStep(jnp.exp(log_load(point)), sigmoid(point[0]), jnp.exp(point[1]))
+    fine, change = jax.value_and_grad(log_load)(point, 2)
+    found = OneStep(jnp.exp(fine), sigmoid(point[0]), jnp.exp(point[1]))
     below = found.load < (1 - 1e-6) * capacity(kernel)
-    return saddles.only((slope < TOLERANCE) & below, found)
+    resolved = jnp.max(jnp.abs(change)) < saddles.RESOLUTION
+    return saddles.only((slope < TOLERANCE) & resolved & below, found)
 
 
 def committee_capacity(hidden: int) -> Scalar:
@@ -244,10 +260,15 @@ def committee_capacity(hidden: int) -> Scalar:
             f"but is {hidden}."
         )
     half = (hidden - 1) // 2
-    nodes, weights = saddles.normal(801)
-    few = betainc(half, half + 1.0, ndtr(-nodes)) if half else jnp.ones_like(nodes)
-    square = jnp.where(nodes > 0, nodes**2, 0)
-    return 1 / (hidden * weights @ (few * square))
+    # A majority turns where fields are of order one over the root of their number.
+    end, steps = 12.0, np.polynomial.legendre.leggauss(100)
+    reach = np.arcsinh(end * hidden**0.5)
+    along = reach * (1 + steps[0]) / 2
+    nodes = np.sinh(along) / hidden**0.5
+    weights = steps[1] * reach / 2 * np.cosh(along) / hidden**0.5
+    density = jnp.asarray(weights * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi))
+    few = betainc(half, half + 1.0, ndtr(-nodes)) if half else jnp.ones_like(density)
+    return 1 / (hidden * density @ (few * jnp.asarray(nodes**2)))
 
 
 class Minimiser(NamedTuple):
@@ -307,46 +328,59 @@ def _minimiser(kernel, load, strength, weights):
     loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
     if weights == "binary":
         return _frozen(kernel, load, loss)
-    nodes, density = saddles.normal(801)
     log_chi = costs.log_stiffness(loss, load, kernel.slope)
-    energy = density @ loss(nodes + costs.pull(loss, nodes, log_chi))
+
+    def energy(finer):
+        nodes, density = saddles.normal(finer * 800 + 1)
+        return density @ loss(nodes + costs.pull(loss, nodes, log_chi))
+
+    coarse, fine = energy(1), energy(2)
     error = ndtr(-jnp.exp(log_chi) * loss.scale / 2)
-    return Minimiser(error, energy, jnp.ones_like(error), log_chi, jnp.nan * error)
+    found = Minimiser(error, fine, jnp.ones_like(error), log_chi, jnp.nan * error)
+    there = jnp.isfinite(log_chi) & saddles.resolved(coarse, fine)
+    return saddles.only(there, found)
 
 
 def _frozen(kernel, load, loss):
     """Where the entropy of weights drawn by cross-entropy is zero."""
 
-    def energy(q, log_beta):
-        shared, beta = kernel(q), jnp.exp(log_beta)
-        state = lambda z: costs.log_partition(loss, jnp.sqrt(shared) * z, 1 - shared, beta)
-        return load * saddles.mean(state, 201)
+    def energy(q, log_beta, finer=1):
+        shared, beta, count = kernel(q), jnp.exp(log_beta), finer * costs.NODES
+        state = lambda z: costs.log_partition(
+            loss, jnp.sqrt(shared) * z, 1 - shared, beta, count
+        )
+        return load * saddles.mean(state, saddles.normal(finer * 200 + 1))
+
+    def rising(a, log_beta, finer=1):
+        free = _free(a, "binary", finer)
+        return free.force / 2 + jax.grad(energy)(free.overlap, log_beta, finer)
 
     def saddle(log_beta):
-        def rising(a):
-            free = _free(a, "binary")
-            return free.force / 2 + jax.grad(energy)(free.overlap, log_beta)
+        return saddles.bisect(lambda a: rising(a, log_beta), *_LIMITS["binary"], 40)
 
-        return _free(saddles.bisect(rising, *_LIMITS["binary"], 40), "binary")
-
-    def deficit(log_beta):
-        free = saddle(log_beta)
-        value, slope = jax.value_and_grad(energy, 1)(free.overlap, log_beta)
-        return slope - value - free.entropy
+    def deficit(log_beta, a, finer=1):
+        free = _free(a, "binary", finer)
+        value, slope = jax.value_and_grad(energy, 1)(free.overlap, log_beta, finer)
+        return slope - value - free.entropy, slope
 
     # Large where fields are far from zero, so that the loss is exponentially small.
     high = 10 + 3 * loss.strength * loss.scale * (1 + 1 / jnp.sqrt(load))
-    log_beta = saddles.bisect(deficit, -2.0, high, 50)
-    free = saddle(log_beta)
-    mean = -jax.grad(energy, 1)(free.overlap, log_beta) / (load * jnp.exp(log_beta))
-    error = _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta))
+    log_beta = saddles.bisect(lambda x: deficit(x, saddle(x))[0], -2.0, high, 50)
+    a = saddle(log_beta)
+    free, (left, slope) = _free(a, "binary", 2), deficit(log_beta, a, 2)
+    mean = -slope / (load * jnp.exp(log_beta))
+    coarse, error = (
+        _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta), finer)
+        for finer in (1, 2)
+    )
     found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
-    return saddles.only(jnp.abs(deficit(log_beta)) < 1e-6, found)
+    stationary = (jnp.abs(left) < 1e-6) & (jnp.abs(rising(a, log_beta, 2)) < 1e-6)
+    return saddles.only(stationary & saddles.resolved(coarse, error), found)
 
 
-def _frozen_error(shared, loss, beta):
+def _frozen_error(shared, loss, beta, finer):
     """The probability of a negative field."""
-    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(100))
+    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(finer * 100))
     # Denser close to zero, where most of them are.
     depths = (1 + nodes) / 2
     fields, measure = -9.0 * depths**3, 27.0 * depths**2 * lengths / 2
@@ -354,10 +388,10 @@ def _frozen_error(shared, loss, beta):
     def share(z):
         mean, rest = jnp.sqrt(shared) * z, 1 - shared
         normal = -((fields - mean) ** 2) / (2 * rest) - jnp.log(2 * np.pi * rest) / 2
-        total = costs.log_partition(loss, mean, rest, beta)
+        total = costs.log_partition(loss, mean, rest, beta, finer * costs.NODES)
         return measure @ jnp.exp(normal - beta * loss(fields) - total)
 
-    return saddles.mean(share, 201)
+    return saddles.mean(share, saddles.normal(finer * 200 + 1))
 
 
 def local_energy(
@@ -381,15 +415,26 @@ def local_energy(
 
 @eqx.filter_jit
 def _local_energy(kernel, load, strength, radii):
-    ground = references.Ground(kernel, load, strength)
+    loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+    log_chi = costs.log_stiffness(loss, load, kernel.slope)
+    # Fields change sign where they are pulled from minus this, the faster the less noise.
+    edge = jnp.exp(log_chi) * loss.scale / 2
 
-    def error(radius):
+    def error(radius, finer):
         overlap = 1 / jnp.sqrt(1 + radius**2)
-        shared, own, noise, rest = ground.spread(overlap, overlap, 1.0)
-        mean = shared * ground.fields.shared + own * ground.fields.own[:, 0]
-        return ground.fields.weight[:, 0] @ ndtr(-mean / jnp.sqrt(noise + rest))
+        steepness = 1 / radius + strength * loss.scale
+        z, weight = saddles.around(-edge, steepness, finer * 800 + 1)
+        pull = costs.pull(loss, z, log_chi)
+        pulled = jax.grad(kernel)(overlap) * overlap / kernel.slope
+        mean = kernel(overlap) * z + pulled * pull
+        return weight @ ndtr(-mean / jnp.sqrt(1 - kernel(overlap) ** 2))
 
-    return jax.vmap(error)(radii)
+    def solve(radius):
+        coarse, fine = error(radius, 1), error(radius, 2)
+        there = jnp.isfinite(log_chi) & saddles.resolved(coarse, fine)
+        return saddles.only(there, fine)
+
+    return jax.vmap(solve)(radii)
 
 
 class LocalEntropy(NamedTuple):
@@ -466,24 +511,37 @@ def franz_parisi(
 @eqx.filter_jit
 def _franz_parisi(kernel, load, distances, strength, weights):
     if weights == "spherical" and strength is not None:
-        around = references.Ground(kernel, load, strength).around
-        return _local(*jax.vmap(around)(distances))
+        log_stiffness = _minimiser(kernel, load, strength, weights).log_stiffness
+        coarse, fine = (
+            references.Ground(kernel, load, strength, log_stiffness, finer)
+            for finer in (1, 2)
+        )
+        return jax.vmap(lambda distance: _local(coarse, fine, distance))(distances)
     if strength is None:
         typical = _gardner(kernel, load, jnp.zeros_like(load), weights)
         q, conjugate = typical.overlap, typical.conjugate
-        fields = references.typical_fields(kernel, q)
+        fields = lambda finer: references.typical_fields(kernel, q, finer)
     else:
         frozen = _minimiser(kernel, load, strength, weights)
         q, conjugate = frozen.overlap, frozen.conjugate
         loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
-        fields = references.frozen_fields(kernel, q, loss, frozen.log_stiffness)
-    sample = references.Sample(kernel, load, fields, q, conjugate)
-    solve = sample.around if weights == "spherical" else sample.around_binary
-    return _local(*jax.vmap(solve)(distances))
+        fields = lambda finer: references.frozen_fields(
+            kernel, q, loss, frozen.log_stiffness, finer
+        )
+    made = references.Sample if weights == "spherical" else references.BinarySample
+    coarse, fine = (
+        made(kernel, load, fields(finer), q, conjugate, finer) for finer in (1, 2)
+    )
+    return jax.vmap(lambda distance: _local(coarse, fine, distance))(distances)
 
 
-def _local(entropy, free, p, t, residual):
-    converged = residual < TOLERANCE
+def _local(coarse, fine, distance):
+    """Solved by the nodes of one reference, checked and measured by those of another."""
+    x, residual = coarse.solve(distance)
+    entropy, free, p, t = fine.entropy(distance, x)
+    error = jnp.abs(entropy - coarse.entropy(distance, x)[0])
+    residual = jnp.maximum(residual, jnp.maximum(error, fine.residual(distance, x)))
+    converged = residual < saddles.RESOLUTION
     entropy, p, t = saddles.only(converged, (entropy, p, t))
     return LocalEntropy(entropy, entropy - free, p, t, residual, converged)
 
@@ -594,26 +652,26 @@ def _binary_replicas(kernel, load, overlaps, replicas):
     choices, surplus = jnp.asarray(choices), jnp.asarray(replicas - 2 * count)
     y = jnp.asarray(float(replicas))
 
-    def states(shared, group):
+    def states(shared, group, finer=1):
         """Of $y$ weights in common fields, a sum over how many are negative."""
         fixed = choices + surplus**2 * group / 2
         mean = lambda z: logsumexp(fixed + surplus * jnp.sqrt(shared) * z)
-        return saddles.mean(mean, 401) / y
+        return saddles.mean(mean, saddles.normal(finer * 400 + 1)) / y
 
-    def saddle(q1, shared):
-        """Its fields within a group, and the overlap of groups in them."""
+    def equation(q1, shared, group, finer=1):
+        """What is left of that of the fields, and the overlap of groups in them."""
+        slopes = jax.grad(states, (0, 1))(shared, group, finer)
+        left = slopes[1] - (1 - q1) / 2 - y * q1 / 2
+        return left, 2 / y * (slopes[1] - slopes[0])
 
-        def rising(a):
-            slope = jax.grad(states, 1)(shared, jnp.exp(a))
-            return slope - (1 - q1) / 2 - y * q1 / 2
+    def within(q1, shared):
+        """The fields within a group."""
+        rising = lambda a: equation(q1, shared, jnp.exp(a))[0]
+        return jnp.exp(saddles.bisect(rising, -30.0, 8.0, 45))
 
-        group = jnp.exp(saddles.bisect(rising, -30.0, 8.0, 45))
-        slopes = jax.grad(states, (0, 1))(shared, group)
-        return group, 2 / y * (slopes[1] - slopes[0])
-
-    def volume(q0, q1, shared, group):
+    def volume(q0, q1, shared, group, finer=1):
         overlaps = (shared + group) * (1 - q1 + y * q1) - y * shared * q0
-        return states(shared, group) - overlaps / 2
+        return states(shared, group, finer) - overlaps / 2
 
     def solve(q1):
         joint = lambda q0, finer=1: _joint(kernel, load, q0, q1, y, finer)
@@ -622,17 +680,21 @@ def _binary_replicas(kernel, load, overlaps, replicas):
 
         def excess(a):
             q0 = q1 * sigmoid(a)
-            return q0 - saddle(q1, fields(q0))[1]
+            shared = fields(q0)
+            return q0 - equation(q1, shared, within(q1, shared))[1]
 
         at = saddles.bisect(excess, -15.0, 15.0, 45)
         q0 = q1 * sigmoid(at)
         coarse, rise = slope(q0)
         shared, fine = -2 / y * rise, joint(q0, 2)
-        group, other = saddle(q1, shared)
-        entropy = volume(q0, q1, shared, group) + fine
+        group = within(q1, shared)
+        left, other = equation(q1, shared, group, 2)
+        entropy = volume(q0, q1, shared, group, 2) + fine
+        error = entropy - volume(q0, q1, shared, group) - coarse
         none = jnp.full_like(q1, 1e-30)
-        free = volume(0.0, q1, none, saddle(q1, none)[0])
-        return _replica_result(entropy, free, q0, q0 - other, fine - coarse)
+        free = volume(0.0, q1, none, within(q1, none))
+        residual = jnp.maximum(jnp.abs(left) / y, jnp.abs(q0 - other))
+        return _replica_result(entropy, free, q0, residual, error)
 
     return jax.vmap(solve)(overlaps)
 
@@ -654,7 +716,8 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
        {2 \kappa'(q_1)\, \delta}\right]. $$
     The best centre of a perceptron is the minimiser of the loss
     $-\ln H(-S \lambda / \sqrt{1 - S^2})$, which is almost cross-entropy of strength
-    $S / \sqrt{1 - S^2}$. Above `capacity` it is `nan`. Binary weights are bounded by what
+    $S / \sqrt{1 - S^2}$. It is `nan` above `capacity`, and where $q_1$ is less than that of
+    typical solutions, as `replica_entropy` is. Binary weights are bounded by what
     `replica_entropy` has without patterns.
 
     Raises:
@@ -668,18 +731,23 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
 
 @eqx.filter_jit
 def _widest(kernel, load, overlaps):
-    nodes, density = saddles.normal(801)
-
     def solve(overlap):
         q = overlap**2
         root, slope = jnp.sqrt(kernel(q)), jax.grad(kernel)(q)
         loss = costs.Probit(jnp.sqrt(1 - kernel(q)))
         scales = {"spread": root, "width": (1 - q) * slope}
         log_stiffness = costs.log_stiffness(loss, load, q * slope, **scales)
-        pull = costs.pull(loss, root * nodes, log_stiffness)
         stiffness = jnp.exp(log_stiffness)
-        cost = density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
-        return q / (2 * (1 - q + stiffness / slope)) - load * cost
+
+        def cost(finer):
+            nodes, density = saddles.normal(finer * 800 + 1)
+            pull = costs.pull(loss, root * nodes, log_stiffness)
+            return density @ (loss(root * nodes + pull) + pull**2 / (2 * stiffness))
+
+        coarse, fine = load * cost(1), load * cost(2)
+        found = q / (2 * (1 - q + stiffness / slope)) - fine
+        there = jnp.isfinite(log_stiffness) & saddles.resolved(coarse, fine)
+        return saddles.only(there, found)
 
     # Beyond, there is a stationary point that stands for no solutions.
     there = load < capacity(kernel)

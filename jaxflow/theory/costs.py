@@ -48,15 +48,19 @@ class Probit(eqx.Module):
 def log_stiffness(
     loss, load, total, *, spread: Array | float = 1.0, width: Array | float = 0.0
 ):
-    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$."""
-    nodes, density = saddles.normal(801)
+    r"""Where $\alpha \int Dz\, e^2 (1 + w/\chi)^2$ is `total` for the pull $e$.
 
-    def excess(log_stiffness):
+    It is `nan` where there is no such, or twice as many nodes say otherwise.
+    """
+
+    def excess(log_stiffness, finer=1):
+        nodes, density = saddles.normal(finer * 800 + 1)
         moved = pull(loss, spread * nodes, log_stiffness)
         scaled = moved * (1 + width * jnp.exp(-log_stiffness))
         return load * density @ scaled**2 - total
 
-    return saddles.bisect(excess, -20.0, 2000.0)
+    found = saddles.bisect(excess, -20.0, 1e8, 80)
+    return saddles.only(jnp.abs(excess(found, 2)) < 1e-6 * total, found)
 
 
 def pull(loss, field, log_stiffness):

@@ -82,11 +82,16 @@ class SmoothUnits(AbstractKernel):
     r"""Infinitely many units of any smooth activation $g$.
 
     $K(x) = \sum_{k \ge 1} c_k^2 x^k$ with the coefficients of $g$ in normalised Hermite
-    polynomials. For $\tanh$ it is exact to rounding; units with a kink have their own
-    kernels.
+    polynomials, up to $k =$ `order`. For $\tanh$ it is exact to rounding; units with a kink
+    have their own kernels.
 
     Args:
         activation: A function of arrays, such as `jnp.tanh`.
+        order: Of the last polynomial. Steep activations need many.
+
+    Raises:
+        ValueError: If the activation is constant, or if as many polynomials again would
+            change the `slope` by more than $10^{-6}$ of it.
     """
 
     powers: Float[Array, " order"]
@@ -95,25 +100,36 @@ class SmoothUnits(AbstractKernel):
     def __init__(self, activation: Callable[[Array], Array], *, order: int = 100):
         name = "SmoothUnits(activation=...)"
         _checks.function(name, activation, "arrays")
-        order = _checks.whole("SmoothUnits(order=...)", order, 2, 300)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-        before, now = np.zeros(order), np.sqrt(weights / weights.sum())
+        order = _checks.whole("SmoothUnits(order=...)", order, 2, 1000)
+        nodes = np.linspace(-12, 12, 8001)
+        weights = np.exp(-(nodes**2) / 2)
+        before, now = np.zeros_like(nodes), np.sqrt(weights / weights.sum())
         values = np.asarray(_checks.numbers(name, activation(jnp.asarray(nodes))))
         if values.shape != nodes.shape:
             raise ValueError(
-                f"`{name}` must return as many numbers as it is given, {order}, but "
+                f"`{name}` must return as many numbers as it is given, {nodes.size}, but "
                 f"returns an array of shape {values.shape}."
             )
         values = values * now
         powers = []
-        for k in range(1, order):
+        for k in range(1, 2 * order):
             before, now = now, (nodes * now - (k - 1) ** 0.5 * before) / k**0.5
             powers.append((values @ now) ** 2)
+        slopes = np.cumsum(powers * np.arange(1, 2 * order))
+        powers = powers[:order]
         variance = np.sum(powers)
         if not variance > 1e-12 * (values @ values):
             raise ValueError(
                 f"`{name}` must vary, but its variance for normal "
                 f"inputs is {variance}. Pass a function of arrays, such as `jnp.tanh`."
+            )
+        change = slopes[-1] / slopes[order - 1] - 1
+        if not change < 1e-6:
+            raise ValueError(
+                f"`{name}` must be smooth enough for {order} polynomials, but as many "
+                f"again change the slope by {change:.1e} of it. "
+                "Raise `order`, to at most 1000, or write its kernel as an "
+                "`AbstractKernel`."
             )
         self.powers = jnp.asarray(powers / variance)
         self.scale = jnp.asarray(variance**0.5)

@@ -1,8 +1,11 @@
 r"""Weights as a reference, their fields, and the entropy of solutions at a distance.
 
-What is around a reference is the entropy, what it is without patterns, $p$ and $t$ as in
-`LocalEntropy`, and by how much these are not stationary.
+A reference has the entropy around it at any coordinates, with what it is without patterns
+and $p$ and $t$ as in `LocalEntropy`; the coordinates where it is stationary; and by how
+much it is not. All are integrals, by `finer` times as many nodes as are enough.
 """
+
+import abc
 
 import equinox as eqx
 import jax
@@ -21,10 +24,11 @@ class Fields(eqx.Module):
     shared: Float[Array, " shared"]
     own: Float[Array, "shared own"]
     weight: Float[Array, "shared own"]
+    finer: int = eqx.field(static=True)
 
     def energy(self, shared, own, noise, rest):
         """The mean logarithm of the probability that a field nearby is positive."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.finer * 24)
         mean = shared * self.shared[:, None] + own * self.own
         # Where nothing is between them, rounding can be.
         spread = jnp.sqrt(jnp.maximum(noise, 1e-16))
@@ -37,67 +41,84 @@ class Fields(eqx.Module):
         return jnp.asarray(weights / weights.sum()) @ volumes
 
 
-def typical_fields(kernel, q):
-    """Positive fields, by Gauss-Legendre nodes from where they begin."""
-    z, weight = saddles.normal(101)
-    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(40))
+def typical_fields(kernel, q, finer):
+    """Positive fields, by Gauss-Legendre nodes that are denser where they begin."""
+    z, weight = saddles.normal(finer * 100 + 1)
+    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(finer * 56))
     shared, rest = kernel(q), 1 - kernel(q)
     bound = jnp.sqrt(shared / rest) * z
     start = jnp.maximum(-bound, -8.5)
     reach = jnp.sqrt(jnp.maximum(start, 0) ** 2 + 8.5**2) - start
-    own = start[:, None] + reach[:, None] * (1 + nodes)[None] / 2
+    depths = (1 + nodes) / 2
+    own = start[:, None] + reach[:, None] * depths[None] ** 5
     density = jnp.exp(-(own**2) / 2 - log_ndtr(bound)[:, None]) / np.sqrt(2 * np.pi)
-    measure = (weight * reach / 2)[:, None] * lengths[None]
-    return Fields(jnp.sqrt(shared) * z, jnp.sqrt(rest) * own, density * measure)
+    measure = (weight * reach)[:, None] * (5 * depths**4 * lengths / 2)[None]
+    return Fields(jnp.sqrt(shared) * z, jnp.sqrt(rest) * own, density * measure, finer)
 
 
-def frozen_fields(kernel, q, loss, log_beta):
+def frozen_fields(kernel, q, loss, log_beta, finer):
     """Fields of weights drawn by cross-entropy."""
-    z, weight = saddles.normal(101)
-    shared = jnp.sqrt(kernel(q)) * z
-    tilt = lambda mean: costs.tilted(loss, mean, 1 - kernel(q), jnp.exp(log_beta))
+    z, weight = saddles.normal(finer * 100 + 1)
+    shared, count = jnp.sqrt(kernel(q)) * z, finer * costs.NODES
+    tilt = lambda mean: costs.tilted(loss, mean, 1 - kernel(q), jnp.exp(log_beta), count)
     fields, log_weights = jax.vmap(tilt)(shared)
     density = jax.nn.softmax(log_weights, axis=1)
-    return Fields(shared, fields - shared[:, None], weight[:, None] * density)
+    return Fields(shared, fields - shared[:, None], weight[:, None] * density, finer)
 
 
-class Ground(eqx.Module):
+class AbstractReference(eqx.Module):
+    """What weights are measured against."""
+
+    @abc.abstractmethod
+    def entropy(self, distance, x) -> tuple[Array, Array, Array, Array]:
+        """Around it, what it is without patterns, $p$ and $t$."""
+
+    @abc.abstractmethod
+    def solve(self, distance) -> tuple[Array, Array]:
+        """Coordinates where it is stationary, and by how much it is not."""
+
+    @abc.abstractmethod
+    def gap(self, distance, x) -> Array:
+        """What is zero where it is stationary, of order one elsewhere."""
+
+    def residual(self, distance, x) -> Array:
+        return jnp.max(jnp.abs(self.gap(distance, x)))
+
+
+class Ground(AbstractReference):
     """The minimiser of cross-entropy of spherical weights, as a reference."""
 
     kernel: AbstractKernel
     load: Scalar
     fields: Fields
 
-    def __init__(self, kernel, load, strength):
+    def __init__(self, kernel, load, strength, log_stiffness, finer):
         loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
-        z, weight = saddles.normal(801)
-        pull = costs.pull(loss, z, costs.log_stiffness(loss, load, kernel.slope))
+        z, weight = saddles.normal(finer * 800 + 1)
+        pull = costs.pull(loss, z, log_stiffness)
         self.kernel, self.load = kernel, load
-        self.fields = Fields(z, pull[:, None], weight[:, None])
+        self.fields = Fields(z, pull[:, None], weight[:, None], finer)
 
-    def spread(self, overlap, tilt, apart):
-        """What fields of weights at an overlap from it are made of."""
-        kernel, mean = self.kernel, self.kernel(overlap)
-        own = jax.grad(kernel)(overlap) * tilt / kernel.slope
-        return mean, own, kernel(apart) - mean**2, 1 - kernel(apart)
-
-    def around(self, distance):
+    def entropy(self, distance, x) -> tuple[Array, Array, Array, Array]:
         S = 1 - 2 * distance
-        orders = lambda x: (S**2 + x[1] * (1 - S**2), S + x[0] * jnp.sqrt(1 - S**2))
+        p, tilt = S**2 + x[1] * (1 - S**2), S + x[0] * jnp.sqrt(1 - S**2)
+        volume = (jnp.log1p(-p) + (p - S**2 + (S - tilt) ** 2) / (1 - p)) / 2
+        mean, apart = self.kernel(S), self.kernel(p)
+        own = jax.grad(self.kernel)(S) * tilt / self.kernel.slope
+        energy = self.fields.energy(mean, own, apart - mean**2, 1 - apart)
+        value = volume + self.load * energy
+        return value, jnp.log1p(-(S**2)) / 2, p, tilt
 
-        def entropy(x):
-            p, tilt = orders(x)
-            volume = (jnp.log1p(-p) + (p - S**2 + (S - tilt) ** 2) / (1 - p)) / 2
-            return volume + self.load * self.fields.energy(*self.spread(S, tilt, p))
+    def gap(self, distance, x) -> Array:
+        return _slope(self, distance, x)
 
+    def solve(self, distance) -> tuple[Array, Array]:
         low, high = jnp.array([-jnp.inf, 0.0]), jnp.array([jnp.inf, 1.0])
         starts = jnp.array([[-0.3, 0.2], [-1.0, 0.02], [-0.5, 0.8]])
-        x, residual = saddles.root(_scaled(jax.grad(entropy)), starts, low, high)
-        free = jnp.log1p(-(S**2)) / 2
-        return entropy(x), free, *orders(x), residual
+        return saddles.root(lambda x: self.gap(distance, x), starts, low, high)
 
 
-class Sample(eqx.Module):
+class AbstractSample(AbstractReference):
     r"""References of mutual overlap $q < 1$."""
 
     kernel: AbstractKernel
@@ -105,6 +126,7 @@ class Sample(eqx.Module):
     fields: Fields
     q: Scalar
     conjugate: Scalar
+    finer: int = eqx.field(static=True)
 
     def orders(self, S, x):
         """All overlaps that there can be, of coordinates in (-1, 1) and (0, 1)."""
@@ -120,54 +142,60 @@ class Sample(eqx.Module):
         parts = other / shared, rest / (1 - shared), noise, 1 - apart
         return self.load * self.fields.energy(*parts)
 
-    def solve(self, slope):
+    def solve(self, distance) -> tuple[Array, Array]:
         low, high = jnp.array([-1.0, 0.0]), jnp.array([1.0, 1.0])
         starts = jnp.array([[0.2, 0.2], [0.03, 0.003], [0.6, 0.5]])
-        return saddles.root(slope, starts, low, high)
+        return saddles.root(lambda x: self.gap(distance, x), starts, low, high)
 
-    def around(self, distance):
+
+class Sample(AbstractSample):
+    """Of spherical weights."""
+
+    def entropy(self, distance, x) -> tuple[Array, Array, Array, Array]:
         S, q = 1 - 2 * distance, self.q
+        p, t = self.orders(S, x)
+        s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
+        value = (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + self.energy(S, p, t)
+        return value, jnp.log1p(-(S**2)) / 2, p, t
 
-        def entropy(x):
-            p, t = self.orders(S, x)
-            s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
-            return (jnp.log1p(-p) + (p - s) / (1 - p)) / 2 + self.energy(S, p, t)
+    def gap(self, distance, x) -> Array:
+        return _slope(self, distance, x)
 
-        x, residual = self.solve(_scaled(jax.grad(entropy)))
-        free = jnp.log1p(-(S**2)) / 2
-        return entropy(x), free, *self.orders(S, x), residual
 
-    def around_binary(self, distance):
+class BinarySample(AbstractSample):
+    """Of binary weights."""
+
+    def entropy(self, distance, x) -> tuple[Array, Array, Array, Array]:
         S = 1 - 2 * distance
+        p, t = self.orders(S, x)
+        energy, slopes = jax.value_and_grad(self.energy, (1, 2))(S, p, t)
+        log_count, _, _ = self.counted(S, -2 * slopes[0], -slopes[1])
+        log_count += slopes[0] * (1 - p) - slopes[1] * t
+        return log_count + energy, _binary_entropy(distance), p, t
 
-        def volume(p, t):
-            """With its conjugates at what they are for these overlaps."""
-            slopes = jax.grad(self.energy, (1, 2))(S, p, t)
-            return self.binary(S, -2 * slopes[0], -slopes[1])
-
-        def gap(x):
-            p, t = self.orders(S, x)
-            _, new_p, new_t = volume(p, t)
-            return jnp.stack([new_p - p, new_t - t]) / distance
-
-        x, residual = self.solve(gap)
+    def gap(self, distance, x) -> Array:
+        S = 1 - 2 * distance
         p, t = self.orders(S, x)
         slopes = jax.grad(self.energy, (1, 2))(S, p, t)
-        log_count = volume(p, t)[0] + slopes[0] * (1 - p) - slopes[1] * t
-        free = _binary_entropy(distance)
-        return log_count + self.energy(S, p, t), free, p, t, residual
+        _, new_p, new_t = self.counted(S, -2 * slopes[0], -slopes[1])
+        return jnp.stack([new_p - p, new_t - t]) / distance
 
-    def binary(self, S, conjugate, cross):
-        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and $p$ and $t$ there."""
+    def counted(self, S, conjugate, cross):
+        r"""The mean of $\ln 2 \cosh$ less $\hat S S$, and $p$ and $t$ there.
+
+        Its conjugates are what they are for these overlaps.
+        """
+        count = self.finer * 120 + 1
         root = jnp.sqrt(self.conjugate)
         spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
-        z0, weight0 = saddles.around(jnp.zeros_like(root), root)
+        z0, weight0 = saddles.around(jnp.zeros_like(root), root, count)
         shared = cross / root * z0
         weight = (1 + jnp.tanh(root * z0)) * weight0
 
         def mean(function, along):
             def inner(shared):
-                nodes, measure = saddles.around(-(shared + along) / spread, spread)
+                centre = -(shared + along) / spread
+                nodes, measure = saddles.around(centre, spread, count)
                 return measure @ function(shared + spread * nodes + along)
 
             return jax.vmap(inner)(shared)
@@ -183,9 +211,10 @@ class Sample(eqx.Module):
         return log_count, p, t
 
 
-def _scaled(slope):
+def _slope(reference, distance, x):
     """Of order one where solutions come close to one another, and zero nowhere else."""
-    return lambda x: slope(x) * (1 - x[1]) ** jnp.arange(1.0, 3.0)
+    slope = jax.grad(lambda x: reference.entropy(distance, x)[0])(x)
+    return slope * (1 - x[1]) ** jnp.arange(1.0, 3.0)
 
 
 def _binary_entropy(d):

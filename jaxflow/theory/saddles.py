@@ -16,13 +16,22 @@ TOLERANCE = 1e-9
 STEPS = 25
 
 
-def mean(function: Callable[[Scalar], Scalar], count: int = 801) -> Scalar:
-    """Of a function of a normal variable, on a uniform grid."""
-    nodes, weights = normal(count)
+# A value changes by less, of its size or of one, if there are twice as many nodes.
+RESOLUTION = 1e-7
+
+
+def mean(function: Callable[[Scalar], Scalar], nodes_and_weights) -> Scalar:
+    """Of a function of a variable, by a quadrature."""
+    nodes, weights = nodes_and_weights
     return weights @ jax.vmap(function)(nodes)
 
 
-def around(centre, steepness, count=121):
+def resolved(value, fine) -> Array:
+    """Whether a quadrature of twice as many nodes says the same."""
+    return jnp.abs(value - fine) < RESOLUTION * jnp.maximum(1, jnp.abs(fine))
+
+
+def around(centre, steepness, count):
     """Points and weights of a normal variable, for functions that are steep somewhere."""
     fixed = jax.lax.stop_gradient
     centre = fixed(jnp.clip(centre, -8.5, 8.5))

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import expit, log_ndtr, logsumexp, ndtr, ndtri
+from scipy.stats import binom
 
 from jaxflow.theory import baldassi_pittorino_zecchina_2020 as theory
 
@@ -51,6 +53,17 @@ def test_units_must_vary():
         theory.SmoothUnits(jnp.ones_like)
 
 
+def test_units_must_be_smooth_enough_for_their_polynomials():
+    for activation in (jax.nn.relu, lambda u: jnp.tanh(3 * u)):
+        with pytest.raises(ValueError, match="smooth enough for 100 polynomials"):
+            theory.SmoothUnits(activation)
+    steep = theory.SmoothUnits(lambda u: jnp.tanh(3 * u), order=400)
+    nodes, weights = normal(8001, 12)
+    variance = weights @ np.tanh(3 * nodes) ** 2
+    close(steep.scale**2, variance, 1e-9)
+    close(steep.slope, weights @ (3 / np.cosh(3 * nodes) ** 2) ** 2 / variance, 2e-6)
+
+
 def test_capacities_are_the_known_ones(replica_reference):
     known = replica_reference["capacities"]
     for name, value in known["spherical_perceptron"].items():
@@ -86,6 +99,12 @@ def test_finite_committees_need_the_least_displacement(replica_reference):
             theory.committee_capacity(units), known[str(units)], rtol=3e-3
         )
     close(theory.committee_capacity(1), 2, 1e-12)
+    for units in (101, 10_001):
+        nodes = np.linspace(0, 9, 2_000_001)
+        few = binom.cdf((units - 1) // 2, units - 1, ndtr(nodes))
+        density = np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+        total = units * np.sum(density * nodes**2 * few) * nodes[1]
+        np.testing.assert_allclose(theory.committee_capacity(units), 1 / total, rtol=1e-9)
     fields = np.random.default_rng(0).standard_normal((400_000, 5))
     least = np.sort(np.where(fields < 0, fields**2, np.inf), 1)
     needed = np.arange(5) < 3 - np.sum(fields > 0, 1, keepdims=True)
@@ -451,6 +470,68 @@ def test_minimisers_are_those_of_descent():
         close(np.mean(samples), value, 4 * np.std(samples) / np.sqrt(11))
     spread = 4 * np.std(local, axis=0) / np.sqrt(11)
     assert np.all(np.abs(np.mean(local, axis=0) - shake) < spread)
+
+
+def test_little_noise_leaves_the_error_of_the_minimiser():
+    """Where the error is a step of the field, narrower than nodes are apart."""
+    for kernel in (PERCEPTRON, RELU):
+        for strength in (1.0, 30.0):
+            found = theory.local_energy(kernel, 3.0, strength, 1e-7)
+            error = theory.cross_entropy_minimiser(kernel, 3.0, strength).error
+            close(found, error, 2e-7)
+
+
+@pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
+def test_margins_are_resolved(margin):
+    """Close to their capacity, where volumes jump within a thousandth of a field."""
+    load = 0.999 * theory.capacity(PERCEPTRON, margin=margin)
+    found = theory.gardner(PERCEPTRON, load, margin=margin)
+    q, rest = float(found.overlap), 1 - float(found.overlap)
+    assert rest < 0.01
+
+    def energy(q):
+        field = lambda t: (np.sqrt(q) * t - margin) / np.sqrt(1 - q)
+        density = lambda t: np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+        ends = {"points": [margin / np.sqrt(q)], "epsabs": 1e-13, "epsrel": 1e-13}
+        return quad(lambda t: density(t) * log_ndtr(field(t)), -9, 9, limit=500, **ends)[0]
+
+    # Some -22 for the first, the sum of larger ones.
+    close(found.entropy, (np.log(rest) + q / rest) / 2 + load * energy(q), 1e-8)
+    step = 1e-4 * rest
+    slope = (energy(q + step) - energy(q - step)) / (2 * step)
+    np.testing.assert_allclose(q / rest**2, -2 * load * slope, rtol=1e-6)
+
+
+def test_solutions_close_to_typical_ones_are_resolved():
+    """Where they are decided by fields within a hundredth of zero."""
+    distance, load = 1e-4, 0.8
+    S = 1 - 2 * distance
+    found = theory.franz_parisi(PERCEPTRON, load, distance)
+    assert found.converged
+    q, p, t = float(theory.gardner(PERCEPTRON, load).overlap), found.overlap, found.cross
+    z, weight = normal(201)
+    depth = np.linspace(0, 1, 2001)[1:]
+    fields = (8.5 + np.sqrt(q / (1 - q)) * 8.5) * depth**3
+    z, y = z[:, None, None], normal(41)
+    own = (fields[:, None] - np.sqrt(q) * z) / np.sqrt(1 - q)
+    density = np.exp(-(own**2) / 2) * depth[:, None] ** 2
+    noise = p - t**2 / q - (S - t) ** 2 / (1 - q)
+    mean = t / np.sqrt(q) * z + (S - t) / np.sqrt(1 - q) * own
+    shifts = np.sqrt(noise) * y[0][None, None]
+    volume = log_ndtr((np.asarray(mean) + shifts) / np.sqrt(1 - p)) @ y[1]
+    energy = np.sum(density[..., 0] * volume, 1) / np.sum(density[..., 0], 1)
+    s = (S**2 - t**2 - q * (S - t) ** 2 / (1 - q)) / (1 - q)
+    entropy = (np.log1p(-p) + (p - s) / (1 - p)) / 2 + load * weight @ energy
+    close(found.entropy, entropy, 1e-7)
+
+
+def test_what_nodes_do_not_resolve_is_nan():
+    closer = theory.franz_parisi(PERCEPTRON, 0.3, np.array([1e-6, 0.1]), weights="binary")
+    np.testing.assert_array_equal(closer.converged, [False, True])
+    assert np.isnan(closer.entropy[0])
+    # Replicas would be further from one another than typical solutions are.
+    found = theory.widest_entropy(PERCEPTRON, 0.8, np.array([0.1, 0.3]))
+    np.testing.assert_array_equal(np.isnan(found), [False, True])
 
 
 def test_noise_takes_units_from_their_error_to_chance():

@@ -391,6 +391,25 @@ def test_chains_never_reach_values_beyond_target_or_zero():
         assert jnp.all(jnp.isnan(exact.chain_times(values, 0.0 * start, 1.5)))
 
 
+def test_long_times_are_the_sums_of_shorter_ones():
+    """From weights of very different sizes; what is not resolved is `nan`, not wrong."""
+    ratios = np.array([3.0, 1.0, 0.1])
+    for least, known in ((1e-60, True), (1e-300, False)):
+        squares = (ratios * least ** (1 / 3)) ** 2
+        total, parts = exact.chain_times(jnp.array([0.9]), jnp.sqrt(squares), 1.0), 0.0
+        while np.prod(squares) < 1e-4:
+            # The smallest weight doubles, and differences of squares are conserved.
+            grown = squares + 3 * squares.min()
+            product = jnp.array([np.prod(np.sqrt(grown))])
+            parts += exact.chain_times(product, jnp.sqrt(squares), 1.0)
+            squares = grown
+        parts += exact.chain_times(jnp.array([0.9]), jnp.sqrt(squares), 1.0)
+        if known:
+            np.testing.assert_allclose(total, parts, rtol=1e-12)
+        else:
+            assert np.all(np.isfinite(parts) & np.isnan(total))
+
+
 CASES = {
     "larger last layer": ((5, 3, 4), 0.7, 0.5, "generic"),
     "bottleneck": ((5, 3, 4), 0.0, 0.1, "generic"),
