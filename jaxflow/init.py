@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from . import _checks
 from ._linalg import decompositions
+from ._linalg.precision import full_precision
 from .networks import Committee, ConvNet, DeepLinear, per_layer
 
 
@@ -214,6 +215,7 @@ def factorisation(
 
 
 @ft.partial(jax.jit, static_argnames=("widths", "rank"))
+@full_precision
 def _factorise(left, values, right, scale, key, *, widths, rank):
     depth, dtype = len(widths) - 1, left.dtype
     gains = values[:rank] ** (1 / depth)

@@ -131,6 +131,11 @@ PROGRAMS = {
     "spectrum": jf.spectrum,
     "Gauss-Newton spectrum": jf.gauss_newton_spectrum,
     "gradient norm": jf.gradient_norm,
+    "alignment": jf.alignment,
+    "path coupling": jf.path_coupling,
+    "imbalance": jf.imbalance,
+    "gains": jf.gains,
+    "tangent kernel": jf.tangent_kernel,
 }
 HIGHEST = str((jax.lax.Precision.HIGHEST,) * 2)
 
@@ -143,7 +148,7 @@ def test_products_are_not_rounded(problem, name):
     assert {*by_precision(jax.vmap(jax.jit(run)), batch)} == {HIGHEST}
 
 
-@pytest.mark.parametrize("name", ["flow", "descent", "sharpness"])
+@pytest.mark.parametrize("name", ["flow", "descent", "sharpness", "central flow"])
 def test_nor_are_those_of_slopes(problem, name):
     @jax.jit
     def run(network):

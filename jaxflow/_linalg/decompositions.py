@@ -22,6 +22,7 @@ from jax.scipy.linalg import solve_triangular as triangular
 from jaxtyping import Array, Inexact
 
 from .backend import on_cpu
+from .precision import full_precision
 
 Matrix = Inexact[Array, "rows columns"]
 Matrices = Inexact[Array, "*stack rows columns"]
@@ -111,7 +112,7 @@ def _sequential(
             must not decompose: there batches are ordinary ones, and can be transposed. By
             default JAX's, of which all that depends on the arrays only is done in turn.
     """
-    call = jax.custom_jvp(sequential_vmap(function))
+    call = jax.custom_jvp(sequential_vmap(full_precision(function)))
 
     def linearized(primals, tangents):
         traced, shapes = jax.make_jaxpr(
@@ -121,7 +122,7 @@ def _sequential(
         out, linear = jax.tree.unflatten(jax.tree.structure(shapes), found)
         return out, linear(*tangents)
 
-    call.defjvp(derivative or linearized)
+    call.defjvp(full_precision(derivative or linearized))
     return call
 
 
@@ -167,7 +168,7 @@ _DERIVATIVES = {
 def _solve(a, b):
     one = sequential_vmap(jnp.linalg.solve)
     return jax.lax.custom_linear_solve(
-        lambda x: a @ x, b, lambda _, b: one(a, b), lambda _, b: one(a.T, b)
+        full_precision(lambda x: a @ x), b, lambda _, b: one(a, b), lambda _, b: one(a.T, b)
     )
 
 
@@ -180,7 +181,7 @@ def _solve_triangular(a, b, trans, lower):
         return sequential_vmap(lambda a, b: triangular(a, b, trans=trans, lower=lower))
 
     return jax.lax.custom_linear_solve(
-        lambda x: matrix @ x,
+        full_precision(lambda x: matrix @ x),
         b,
         lambda _, b: one(trans)(a, b),
         lambda _, b: one(1 - trans)(a, b),

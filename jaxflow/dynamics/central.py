@@ -558,8 +558,11 @@ def _(primals, tangents):
         # not be, and does not count.
         inside = lambda v: jnp.where(counts, value * v - product(v), v)
         operator = lambda v: outside(inside(outside(v))) + v @ top.T @ top
+        # Lineax traces it when this has returned.
         operator = lx.FunctionLinearOperator(
-            operator, jax.eval_shape(lambda: force), lx.positive_semidefinite_tag
+            full_precision(operator),
+            jax.eval_shape(lambda: force),
+            lx.positive_semidefinite_tag,
         )
         found = lx.linear_solve(operator, outside(force), solver, throw=False)
         return outside(found.value)
