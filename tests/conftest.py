@@ -1,5 +1,6 @@
 """What all tests share: float64, strict promotion, and problems that compile once."""
 
+import gc
 import importlib
 import json
 import os
@@ -54,6 +55,11 @@ from jaxflow.experiments.axes import AXES  # noqa: E402
 for module in pkgutil.walk_packages(jf.__path__, "jaxflow."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+
+# What is imported stays; tracing makes many objects, and a tenth of the time went into
+# looking which of them are garbage.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)

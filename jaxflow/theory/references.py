@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, Scalar
 from . import costs, saddles
 from .overlap_kernels import AbstractKernel
 
+# Nodes for what references share, for what is a reference's own, and for other noise.
+SHARED, OWN, NOISE = 100, 56, 24
+
 
 class Fields(eqx.Module):
     """Fields of a reference: what replicas share, what is its own, and their weights."""
@@ -28,7 +31,7 @@ class Fields(eqx.Module):
 
     def energy(self, shared, own, noise, rest):
         """The mean logarithm of the probability that a field nearby is positive."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(self.finer * 24)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.finer * NOISE)
         mean = shared * self.shared[:, None] + own * self.own
         # Where nothing is between them, rounding can be.
         spread = jnp.sqrt(jnp.maximum(noise, 1e-16))
@@ -43,8 +46,8 @@ class Fields(eqx.Module):
 
 def typical_fields(kernel, q, finer):
     """Positive fields, by Gauss-Legendre nodes that are denser where they begin."""
-    z, weight = saddles.normal(finer * 100 + 1)
-    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(finer * 56))
+    z, weight = saddles.normal(finer * SHARED + 1)
+    nodes, lengths = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(finer * OWN))
     shared, rest = kernel(q), 1 - kernel(q)
     bound = jnp.sqrt(shared / rest) * z
     start = jnp.maximum(-bound, -8.5)
@@ -58,7 +61,7 @@ def typical_fields(kernel, q, finer):
 
 def frozen_fields(kernel, q, loss, log_beta, finer):
     """Fields of weights drawn by cross-entropy."""
-    z, weight = saddles.normal(finer * 100 + 1)
+    z, weight = saddles.normal(finer * SHARED + 1)
     shared, count = jnp.sqrt(kernel(q)) * z, finer * costs.NODES
     tilt = lambda mean: costs.tilted(loss, mean, 1 - kernel(q), jnp.exp(log_beta), count)
     fields, log_weights = jax.vmap(tilt)(shared)
