@@ -1,10 +1,13 @@
 """What does it take until the first result, from an empty cache of programs?
 
-Answers of the command line and imports in processes of their own; then the first trajectory
-of the README's example, and a gradient through it, by solver.
+Answers of the command line and imports in processes of their own; first calls and warm ones
+with the library's compiler options and without, in processes of their own too and in turn;
+then the first trajectory of the README's example, and a gradient through it, by solver.
 """
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +31,69 @@ PROCESSES = {
     "from jaxflow.__main__ import main; main()",
 }
 
+# What a call needs, and the call; `compile_ms` of these is CPU time.
+SETUP = """
+import json, resource, time
+import diffrax, jax, jax.numpy as jnp, jax.random as jr
+import jaxflow as jf
+jax.config.update("jax_enable_x64", True)
+x = jr.normal(jr.key(0), (50, 5))
+problem = jf.regression(x, x @ jnp.ones((5, 1)))
+start = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=jr.key(2))
+watch = {"loss": jf.value, "sharpness": jf.sharpness, "alignment": jf.alignment}
+times = jnp.linspace(0.0, 20.0, 40)
+wide = jf.init.gaussian((64,) * 6, scale=0.1, key=jr.key(3))
+inputs = jr.normal(jr.key(4), (256, 64))
+samples = jf.MeanSquaredError(inputs, inputs)
+mlp = jf.MLP(wide.weights, jnp.tanh)
+def descend(key):
+    network = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=key)
+    return jf.gradient_descent(problem, network, 2000, step_size=0.01, every=100)
+def call():
+    return CALL
+def cpu():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+began = cpu()
+jax.block_until_ready(jax.tree.leaves(call()))
+first, warm = cpu() - began, []
+for _ in range(5):
+    began = time.perf_counter()
+    jax.block_until_ready(jax.tree.leaves(call()))
+    warm.append(time.perf_counter() - began)
+print(json.dumps({"compile_ms": 1e3 * first, "run_ms": 1e3 * sorted(warm)[2]}))
+"""
+CALLS = {
+    "gradient_flow": "jf.gradient_flow(problem, start, times, observe=watch).network",
+    "gradient_flow, Tsit5": "jf.gradient_flow(problem, start, times, observe=watch, "
+    "solver=diffrax.Tsit5()).network",
+    "gradient_descent": "jf.gradient_descent(problem, start, 2000, step_size=0.01, "
+    "every=100, observe=watch).network",
+    "central_flow": "jf.central_flow(problem, start, 50, step_size=0.05).network",
+    "sharpness": "jf.sharpness(problem, start)",
+    "spectrum": "jf.spectrum(problem, start, largest=3).values",
+    "gradient_descent, 20,480 weights": "jf.gradient_descent(samples, mlp, 200, "
+    "step_size=0.001, every=100).network",
+    "sharpness, 20,480 weights": "jf.sharpness(samples, mlp)",
+    "sweep of 5,000": "jf.sweep(descend, key=jr.key(5), seeds=5000)['time'].values",
+}
+
+
+def first_calls(repeats, few):
+    """With the library's options and without, in turn."""
+    for name, call in list(CALLS.items())[: 2 if few else None]:
+        found = {"options": [], "all of XLA's": []}
+        for method in [*found] * repeats:
+            environment = dict(os.environ)
+            if method != "options":
+                environment["JAXFLOW_OPTIMIZE"] = "1"
+            command = [sys.executable, "-c", SETUP.replace("CALL", call)]
+            done = subprocess.run(command, env=environment, capture_output=True, check=True)
+            found[method].append(json.loads(done.stdout))
+        for method, costs in found.items():
+            cost = {key: median(each[key] for each in costs) for key in costs[0]}
+            yield {"case": f"first {name}", "method": method, **cost}
+
 
 def processes(repeats):
     """Each in turn, so that a busy moment meets all of them."""
@@ -45,6 +111,7 @@ def processes(repeats):
 
 def rows(options):
     yield from processes(options.repeats)
+    yield from first_calls(options.repeats, options.quick)
     x = jr.normal(jr.key(0), (50, 5))
     problem = jf.regression(x, x @ jnp.ones((5, 1)))
     watch = {"loss": jf.value, "sharpness": jf.sharpness, "alignment": jf.alignment}
@@ -76,7 +143,9 @@ def rows(options):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each process")
-    parser.add_argument("--quick", action="store_true", help="each process once")
+    parser.add_argument(
+        "--quick", action="store_true", help="each process once, two first calls"
+    )
     options = parser.parse_args()
     options.repeats = 1 if options.quick else options.repeats
     jax.config.update("jax_enable_x64", True)

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.norms import norm, tree_isfinite
 from .._linalg.precision import full_precision
@@ -153,7 +154,7 @@ def central_flow(
     return returned(loss, run)
 
 
-@eqx.filter_jit
+@program
 def _central(loss, network, rule, control, key, tolerance, observe, average, sizes):
     steps, every, directions, longest, adjoint, meter = sizes
     flat, unravel = ravel_pytree(network)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from .._linalg.norms import tree_isfinite, tree_norm
 from .._linalg.precision import full_precision
 from ..kernels import batched, one_by_one
@@ -177,7 +178,7 @@ def check_every(
     return every
 
 
-@eqx.filter_jit
+@program
 def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     optimizer, steps, every, batch_size, meter = options
     step = _Step(loss, step_size, key, optimizer, batch_size)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .. import _checks
+from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.precision import full_precision
 from ..losses import Regression, needs_linear, needs_regression
@@ -82,7 +82,7 @@ def flatten(
     return _flatten(loss, free, basis, reduced, measure, steps, turned)
 
 
-@eqx.filter_jit
+@program
 def _flatten(loss, free, basis, reduced, measure, steps, turned):
     def build(free):
         first, *others, last = free

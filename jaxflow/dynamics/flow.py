@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
@@ -209,7 +210,7 @@ def _check_times(times: np.ndarray) -> bool:
     )
 
 
-@eqx.filter_jit
+@program
 def _flow(*arguments):
     adjoint = arguments[7][1]
     back = isinstance(adjoint, dfx.BacksolveAdjoint)  # Has no derivative in the times.

@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from .._linalg.norms import tree_isfinite
 from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
@@ -119,7 +120,7 @@ def search(
     return _search(step, network, way, observe)
 
 
-@eqx.filter_jit
+@program
 def _search(step, network, way, observe):
     networks, times, _, lived, last = travel(way, step, network)
     networks = jax.tree.map(join, network, networks, last.network)

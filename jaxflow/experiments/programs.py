@@ -16,6 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
+from .. import _compilation
 from .._linalg.backend import on_cpu
 from .._linalg.precision import full_precision
 from ..dynamics import Trajectory
@@ -179,7 +180,8 @@ def _options() -> dict[str, Any]:
 
     The other devices have chunks of their own.
     """
-    return {"xla_cpu_multi_thread_eigen": False} if on_cpu() else {}
+    single = {"xla_cpu_multi_thread_eigen": False} if on_cpu() else {}
+    return single | _compilation.options()
 
 
 def _variables(result, taken) -> dict[str, jax.Array]:

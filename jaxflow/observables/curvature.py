@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import _checks
+from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.norms import tree_isfinite
 from .._linalg.precision import full_precision
@@ -138,7 +139,7 @@ def sharpness(
     return _sharpness(*place, *_check("sharpness", *place[1:], rtol, max_matvecs), key)
 
 
-@eqx.filter_jit
+@program
 def _sharpness(loss, network, preconditioner, start, rtol, most, key):
     place = invariant.find(*frozen((loss, network)))
     if place is None or preconditioner is not None or start is not None:
@@ -256,7 +257,7 @@ def check_preconditioner(
         _checks.real(f"{name}(preconditioner=...)", leaf, must, ndim=None)
 
 
-@eqx.filter_jit
+@program
 def _spectrum(
     loss, network, preconditioner, start, rtol, most, key, part, largest, smallest
 ):
@@ -354,7 +355,7 @@ def _(primals, tangents):
     )
 
 
-@eqx.filter_jit
+@program
 def _rounding(loss, network, preconditioner, vectors, part):
     """How far rounding of all that the loss is computed from moves eigenvalues.
 

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.norms import norm, peak_of
 from ..losses import AbstractLoss
@@ -110,7 +111,7 @@ def spectral_density(
     return _stochastic(place, part, probes, min(matvecs, size), key)
 
 
-@eqx.filter_jit
+@program
 def _dense(place, part):
     flat, apply = _flat(place, part)
     matrix = jax.vmap(apply)(jnp.eye(flat.size, dtype=flat.dtype))
@@ -120,7 +121,7 @@ def _dense(place, part):
     return SpectralDensity(values, weights, jnp.trace(matrix), none, norm(matrix), none)
 
 
-@eqx.filter_jit
+@program
 def _stochastic(place, part, probes, matvecs, key):
     flat, apply = _flat(place, part)
     _, constant = _flat(frozen(place), part)

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Scalar
 from optax.tree_utils import tree_random_like
 
 from .. import _checks
+from .._compilation import program
 from .._linalg.norms import norm
 from ..losses import AbstractLoss
 from ..modules import of_modules
@@ -86,7 +87,7 @@ def local_energy(
     return _local_energy(loss, network, radius, samples, key)
 
 
-@eqx.filter_jit
+@program
 def _local_energy(loss, network, radius, samples, key):
     measure = getattr(loss, "errors", loss)
 
@@ -177,7 +178,7 @@ def local_entropy(
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
 
-@eqx.filter_jit
+@program
 def _local_entropy(loss, network, distance, keys, walkers, stages, sweeps):
     def one(given):
         distance, key = given

@@ -7,12 +7,12 @@ J^\top$, for the Jacobian $J$ of the outputs in all weights (Jacot, Gabriel & Ho
 
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from .. import _checks
+from .._compilation import program
 from .._linalg.norms import peak_of
 from ..losses import AbstractLoss, CrossEntropy
 from ..modules import of_modules, whole
@@ -38,7 +38,7 @@ def tangent_kernel(
     return _kernel(loss, network)
 
 
-@eqx.filter_jit
+@program
 def _kernel(loss, network) -> Array:
     leaves = jax.tree.leaves(_jacobian(loss, network))
     return sum(j @ j.T for j in leaves)  # pyright: ignore

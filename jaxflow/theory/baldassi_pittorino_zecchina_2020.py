@@ -26,7 +26,6 @@ $10^{-4}$ of themselves where there are next to no solutions, so that $p \to 1$.
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +35,7 @@ from jax.scipy.special import betainc, log_ndtr, ndtr
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar, ScalarLike
 
 from .. import _checks
+from .._compilation import program
 from . import costs, references, saddles
 from .overlap_kernels import (
     AbstractKernel as AbstractKernel,
@@ -90,7 +90,7 @@ def gardner(
     return _gardner(kernel, load, margin, weights)
 
 
-@eqx.filter_jit
+@program
 def _gardner(kernel, load, margin, weights):
     """By the overlap at which the load is as given."""
 
@@ -164,7 +164,7 @@ def capacity(
     return kernel.slope / ((1 + margin**2) * ndtr(margin) + margin * density)
 
 
-@eqx.filter_jit
+@program
 def _binary_capacity(kernel, margin):
     def deficit(a, finer=1):
         free = _free(a, "binary", finer)
@@ -215,7 +215,7 @@ def capacity_one_step(kernel: AbstractKernel) -> OneStep:
     return _capacity_one_step(kernel)
 
 
-@eqx.filter_jit
+@program
 def _capacity_one_step(kernel):
     def log_load(a, finer=1):
         q, ratio = sigmoid(a[0]), jnp.exp(a[1])
@@ -323,7 +323,7 @@ def cross_entropy_minimiser(
     return _minimiser(kernel, load, strength, weights)
 
 
-@eqx.filter_jit
+@program
 def _minimiser(kernel, load, strength, weights):
     loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
     if weights == "binary":
@@ -413,7 +413,7 @@ def local_energy(
     return _local_energy(kernel, load, strength, radius.ravel()).reshape(radius.shape)
 
 
-@eqx.filter_jit
+@program
 def _local_energy(kernel, load, strength, radii):
     loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
     log_chi = costs.log_stiffness(loss, load, kernel.slope)
@@ -508,7 +508,7 @@ def franz_parisi(
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
 
-@eqx.filter_jit
+@program
 def _franz_parisi(kernel, load, distances, strength, weights):
     if weights == "spherical" and strength is not None:
         log_stiffness = _minimiser(kernel, load, strength, weights).log_stiffness
@@ -611,7 +611,7 @@ def replica_entropy(
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
 
-@eqx.filter_jit
+@program
 def _replicas(kernel, load, overlaps, replicas):
     def volume(q0, q1):
         whole = 1 - q1 + replicas * (q1 - q0)
@@ -644,7 +644,7 @@ def _joint(kernel, load, q0, q1, replicas, finer=1):
     return load / replicas * (weight @ jax.vmap(state)(z))
 
 
-@eqx.filter_jit
+@program
 def _binary_replicas(kernel, load, overlaps, replicas):
     count = np.arange(replicas + 1.0)
     choices = [math.lgamma(n + 1) for n in (replicas, *count, *count[::-1])]
@@ -729,7 +729,7 @@ def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike
     return found.reshape(distance.shape)
 
 
-@eqx.filter_jit
+@program
 def _widest(kernel, load, overlaps):
     def solve(overlap):
         q = overlap**2
