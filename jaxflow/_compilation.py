@@ -40,7 +40,7 @@ def program(function: Function) -> Function:
     @ft.wraps(function)
     def call(*args, **kwargs):
         given = options()
-        if not given or _traced((args, kwargs)):
+        if not given or traced((args, kwargs)):
             return part(*args, **kwargs)
         return quick(tuple(given.items()))(*args, **kwargs)
 
@@ -72,7 +72,7 @@ def _known() -> tuple[tuple[str, Any], ...]:
         return tuple((name, value) for name, value in _OPTIONS.items() if known(name))
 
 
-def _traced(arguments) -> bool:
+def traced(arguments: Any) -> bool:
     """Whether a call is part of another program, by its arguments or by where it is."""
     given = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
     return given or isinstance(jnp.zeros(()), Tracer)

@@ -12,10 +12,10 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
+from jaxtyping import Array, ArrayLike, PyTree, Scalar, ScalarLike
 
 from .. import _checks
-from .._compilation import program
+from .._compilation import program, traced
 from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
@@ -124,14 +124,20 @@ def gradient_flow(
     if atol is not None and not atol >= 0:
         raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
     _checks.numbers("gradient_flow(times=...)", times)
-    traced = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
-    times = jnp.asarray(times, dtype) if traced else np.asarray(times, dtype)
+    unknown = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
+    times = jnp.asarray(times, dtype) if unknown else np.asarray(times, dtype)
     if times.ndim != 1 or times.size < 2:
         raise ValueError(
             "`gradient_flow(times=...)` must hold a start and an end, but has shape "
             f"{times.shape}."
         )
-    endless = not traced and _check_times(np.asarray(times))
+    endless = not unknown and _check_times(np.asarray(times))
+    if unknown:
+        times = eqx.error_if(
+            times,
+            jnp.any(times[1:] <= times[:-1]) | jnp.isinf(times[-1]),
+            "`gradient_flow(times=...)` must increase strictly, and be finite if traced.",
+        )
     back = isinstance(adjoint, dfx.BacksolveAdjoint)
     if back and (endless or until is not None):
         raise ValueError(
@@ -143,15 +149,26 @@ def gradient_flow(
     limit = _checks.real(
         "gradient_flow(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
     )
-    solvers = (solver,)
-    if solver is None:
-        stiff = ExponentialRosenbrock(tolerance=rtol / 1e4)
-        solvers = (dfx.Tsit5(),) if back else (_Tsit5UntilStiff(), stiff)
-    task = loss, network, jnp.asarray(times), limit
-    control = rtol, atol, max_step
-    options = control, adjoint, max_steps, progress_meter
-    run = _flow(*task, observe, until, solvers, options, throw, endless)
-    return returned(loss, run)
+    solvers: tuple[dfx.AbstractSolver, ...]
+    if solver is not None:
+        solvers = (solver,)
+    elif back:
+        solvers = (dfx.Tsit5(),)
+    else:
+        solvers = _Tsit5UntilStiff(), ExponentialRosenbrock(tolerance=rtol / 1e4)
+    options = _Options(
+        solvers=solvers,
+        rtol=rtol,
+        atol=atol,
+        max_step=max_step,
+        adjoint=adjoint,
+        max_steps=max_steps,
+        progress_meter=progress_meter,
+        until=until,
+        endless=endless,
+    )
+    task = loss, network, jnp.asarray(times), limit, options, observe, throw
+    return returned(loss, _as_part(*task) if traced(task) else _follow(*task))
 
 
 class at_limit(eqx.Module):
@@ -210,107 +227,192 @@ def _check_times(times: np.ndarray) -> bool:
     )
 
 
+class _Options(eqx.Module):
+    """How to integrate."""
+
+    solvers: tuple[dfx.AbstractSolver, ...]
+    rtol: float
+    atol: float | None
+    max_step: Observable | None
+    adjoint: dfx.AbstractAdjoint
+    max_steps: int | None
+    progress_meter: dfx.AbstractProgressMeter
+    until: Observable | None
+    endless: bool
+
+    @property
+    def back(self) -> bool:
+        """Whether slopes come from integrating backwards, which has none in the times."""
+        return isinstance(self.adjoint, dfx.BacksolveAdjoint)
+
+
+class _Scales(eqx.Module):
+    """What is small in this flow.
+
+    Attributes:
+        arrived: The slope at which it ends.
+        goal: The last time; for infinity, with which step sizes cannot be computed, a
+            large one.
+        error: The absolute error of a step.
+    """
+
+    arrived: Scalar
+    goal: Scalar
+    error: ScalarLike
+
+
+class _Leg(eqx.Module):
+    """How far solvers came.
+
+    Attributes:
+        records: Times and networks; infinite where they did not come, and none if the
+            start and the end are all.
+        time: The last.
+        network: The last.
+        steps: That were taken.
+        result: Why they ended.
+        stiff: Whether that was because steps were spent on being stable.
+        step: The last.
+    """
+
+    records: tuple[Array, PyTree[Array]] | None
+    time: Scalar
+    network: PyTree[Array]
+    steps: Array
+    result: dfx.RESULTS
+    stiff: Array
+    step: Array
+
+
+@eqx.filter_jit
+def _as_part(*task):
+    """`_follow` as a part of another program."""
+    options = task[4]
+    if options.back or not on_cpu():
+        return _follow(*task)
+    forward = isinstance(options.adjoint, dfx.ForwardMode)
+    return in_turn(_follow, task, forward=forward)
+
+
+def _follow(loss, network, times, tolerance, options, observe, throw):
+    """In up to three programs, or all in one if it is a part of one.
+
+    The one for stiff flows takes longest to compile, and few flows need it.
+    """
+    implicit = isinstance(options.adjoint, dfx.ImplicitAdjoint)
+    path, given = (loss, network), options
+    if implicit:
+        path = jax.lax.stop_gradient(path)
+        given = dataclasses.replace(options, adjoint=dfx.RecursiveCheckpointAdjoint())
+    leg, scales = _explicit(*path, times, tolerance, given)
+    if len(options.solvers) > 1 and (isinstance(leg.stiff, Tracer) or leg.stiff):
+        leg = _stiff(path[0], times, given, scales, leg)
+    solver = options.adjoint.linear_solver if implicit else None
+    run, result = _finish(loss, path[1], times, tolerance, leg, observe, solver)
+    if throw:
+        status = result.error_if(run.status, ~dfx.is_okay(result))
+        run = eqx.tree_at(lambda run: run.status, run, status)
+    return run
+
+
 @program
-def _flow(*arguments):
-    adjoint = arguments[7][1]
-    back = isinstance(adjoint, dfx.BacksolveAdjoint)  # Has no derivative in the times.
-    if back or not on_cpu():
-        return _follow(*arguments)
-    forward = isinstance(adjoint, dfx.ForwardMode)
-    return in_turn(_follow, arguments, forward=forward)
-
-
-def _follow(
-    loss, network, times, tolerance, observe, until, solvers, options, throw, endless
-):
-    times = eqx.error_if(
-        times,
-        jnp.any(times[1:] <= times[:-1]) | (jnp.isinf(times[-1]) & (not endless)),
-        "`gradient_flow(times=...)` must increase strictly, and be finite if traced.",
+def _explicit(loss, network, times, tolerance, options):
+    """With the first solver, to the end or until it is stiff."""
+    goal = jnp.minimum(times[-1], jnp.finfo(times.dtype).max / 1e4)
+    length, first_step = _first_step(loss, network, goal - times[0])
+    scales = _Scales(
+        jax.lax.stop_gradient(tolerance * _stakes(loss, network)),
+        goal,
+        options.rtol / 100 * length if options.atol is None else options.atol,
     )
-    events = {}
+    span = times[0], goal, first_step
+    return _leg(options.solvers[0], loss, network, times, *span, options, scales), scales
+
+
+@program
+def _stiff(loss, times, options, scales, leg):
+    """On with the second solver, if it is stiff."""
+    span = leg.time, jnp.where(leg.stiff, scales.goal, leg.time), leg.step
+    then = _leg(options.solvers[1], loss, leg.network, times, *span, options, scales)
+    records = None
+    if leg.records is not None:
+        late = leg.stiff & ~jnp.isfinite(leg.records[0])
+        pick = lambda a, b: jnp.where(late.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+        records = jax.tree.map(pick, leg.records, then.records)
+    result = dfx.RESULTS.where(leg.stiff, then.result, leg.result)
+    steps = leg.steps + then.steps
+    return _Leg(records, then.time, then.network, steps, result, leg.stiff, then.step)
+
+
+def _leg(solver, loss, network, times, begin, end, first_step, options, scales) -> _Leg:
+    records = dfx.SubSaveAt(ts=jnp.clip(times, begin, end))
+    last = dfx.SubSaveAt(t1=True)
+    subs = last if times.size == 2 else (records, last)
+    until, events = options.until, {}
     if until is not None:
         events["until"] = lambda t, y, args, **_: until(*whole(args[0], y))
-    if endless:
+    if options.endless:
         events["arrived"] = lambda t, y, args, **_: arrived(args[0], y, args[1])
-    adjoint = options[1]
-    limit = jax.lax.stop_gradient(tolerance * _stakes(loss, network))
-    if isinstance(adjoint, dfx.ImplicitAdjoint):
-        path = jax.lax.stop_gradient((loss, network))
-        forward = (options[0], dfx.RecursiveCheckpointAdjoint(), *options[2:])
-        way, steps, result = _travel(*path, times, limit, events, solvers, forward)
-        end = _stationary(loss, way[1][1], adjoint.linear_solver)
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(_velocity),
+        solver,
+        t0=begin,
+        t1=end,
+        dt0=first_step,
+        y0=network,
+        args=(loss, scales.arrived),
+        saveat=dfx.SaveAt(
+            subs=records if options.back else subs, solver_state=not options.back
+        ),
+        stepsize_controller=_control(
+            options.rtol, scales.error, options.max_step, times.dtype
+        ),
+        adjoint=options.adjoint,
+        event=dfx.Event(events) if events else None,
+        max_steps=options.max_steps,
+        progress_meter=options.progress_meter,
+        throw=False,
+    )
+    seen, reached = None, (solution.ts, solution.ys)
+    if options.back:
+        seen = reached
+    elif times.size > 2:
+        seen, reached = zip(*reached, strict=True)  # pyright: ignore
+    time, network = jax.tree.map(lambda a: a[-1], reached)
+    stiff, step = jnp.zeros((), bool), first_step
+    if isinstance(solver, _Tsit5UntilStiff):
+        stiff, step = solver.verdict(solution)
+    steps, result = solution.stats["num_steps"], solution.result
+    return _Leg(seen, time, network, steps, result, stiff, step)  # pyright: ignore
+
+
+@program
+def _finish(loss, network, times, tolerance, leg, observe, solver):
+    """The run, and why it ended."""
+    end, result = leg.network, leg.result
+    if solver is not None:
+        end = _stationary(loss, end, solver)
+    if leg.records is None:
+        reached = times
+        networks = jax.tree.map(lambda *both: jnp.stack(both), network, end)
     else:
-        way, steps, result = _travel(loss, network, times, limit, events, solvers, options)
-        end = way[1][1]
-    (reached, networks), (time, _) = way  # pyright: ignore
-    # Diffrax fills the records that it never reached with infinities.
-    finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
+        # Diffrax fills the records that it never reached with infinities.
+        finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
+        reached, networks = leg.records
+        networks = jax.tree.map(finish, networks, end)
     status, remaining = judge(loss, network, end, tolerance)
     spent = result == dfx.RESULTS.max_steps_reached
     failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
     kept = dfx.is_okay(result) | (status == Status.DIVERGED)
-    status = jnp.where(kept, status, failure)
-    if throw:
-        status = result.error_if(status, ~dfx.is_okay(result))
-    return Trajectory(
-        time=reached.at[-1].set(time),  # pyright: ignore
-        observed=record(observe, loss, jax.tree.map(finish, networks, end)),
+    run = Trajectory(
+        time=reached.at[-1].set(leg.time),
+        observed=record(observe, loss, networks),
         network=end,
-        steps=steps,
-        status=status,
+        steps=leg.steps,
+        status=jnp.where(kept, status, failure),
         remaining=remaining,
     )
-
-
-def _travel(loss, network, times, limit, events, solvers, options):
-    """The records and the end, each as times and networks; steps, and the result."""
-    (rtol, atol, max_step), adjoint, max_steps, progress_meter = options
-    # Stands for infinity, with which step sizes cannot be computed.
-    goal = jnp.minimum(times[-1], jnp.finfo(times.dtype).max / 1e4)
-    length, first_step = _first_step(loss, network, goal - times[0])
-    atol = rtol / 100 * length if atol is None else atol
-    control = _control(rtol, atol, max_step, times.dtype)
-    back = isinstance(adjoint, dfx.BacksolveAdjoint)
-
-    def leg(solver, start, begin, end, first_step):
-        records, last = (
-            dfx.SubSaveAt(ts=jnp.clip(times, begin, end)),
-            dfx.SubSaveAt(t1=True),
-        )
-        saves = dfx.SaveAt(subs=records if back else (records, last), solver_state=not back)
-        solution = dfx.diffeqsolve(
-            dfx.ODETerm(_velocity),
-            solver,
-            t0=begin,
-            t1=end,
-            dt0=first_step,
-            y0=start,
-            args=(loss, limit),
-            saveat=saves,
-            stepsize_controller=control,
-            adjoint=adjoint,
-            event=dfx.Event(events) if events else None,
-            max_steps=max_steps,
-            progress_meter=progress_meter,
-            throw=False,
-        )
-        saved = solution.ts, solution.ys
-        saved = (saved, saved) if back else tuple(zip(*saved, strict=True))  # pyright: ignore
-        return solution, saved[0], jax.tree.map(lambda a: a[-1], saved[1])
-
-    solution, records, end = leg(solvers[0], network, times[0], goal, first_step)
-    steps, result = solution.stats["num_steps"], solution.result
-    if len(solvers) > 1:
-        stiff, step = _Tsit5UntilStiff.verdict(solution)
-        begin, start = end
-        then = leg(solvers[1], start, begin, jnp.where(stiff, goal, begin), step)
-        late = stiff & ~jnp.isfinite(records[0])  # pyright: ignore
-        pick = lambda a, b: jnp.where(late.reshape(-1, *[1] * (a.ndim - 1)), b, a)
-        records, end = jax.tree.map(pick, records, then[1]), then[2]
-        steps = steps + then[0].stats["num_steps"]
-        result = dfx.RESULTS.where(stiff, then[0].result, result)
-    return (records, end), steps, result
+    return run, result
 
 
 def _stakes(loss, network):

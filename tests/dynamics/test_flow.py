@@ -1,6 +1,7 @@
 """Gradient flow: its accuracy, its conservation laws, its derivatives, its errors."""
 
 import functools as ft
+import importlib
 
 import diffrax as dfx
 import equinox as eqx
@@ -135,6 +136,31 @@ def test_half_the_loss_takes_twice_the_time(problem, network):
     whole = jf.gradient_flow(problem, network, jnp.array([0.0, 1.0]), rtol=1e-10)
     half = jf.gradient_flow(0.5 * problem, network, jnp.array([0.0, 2.0]), rtol=1e-10)
     np.testing.assert_allclose(half.network.product, whole.network.product, atol=1e-8)
+
+
+# Inputs of standard deviation 100 make most flows stiff, which here end or are at rest.
+@pytest.mark.parametrize(
+    ("scale", "times"),
+    [(1.0, (0.0, 3.0)), (100.0, (0.0, 0.01, 0.1, 1.0)), (100.0, (0.0, np.inf))],
+)
+def test_in_a_program_it_takes_the_same_way(problem, network, scale, times, monkeypatch):
+    """As by itself, where the stiff solver is compiled for those that need it."""
+    units = jnp.array([scale, 1.0, 1.0, 1.0, 1.0])
+    covariance = problem.covariance * units[:, None] * units[None]
+    loss = eqx.tree_at(lambda loss: loss.covariance, problem, covariance)
+    stiff = importlib.import_module("jaxflow.dynamics.flow")._stiff
+    calls = []
+    watched = lambda *task: (calls.append(task), stiff(*task))[1]
+    monkeypatch.setattr("jaxflow.dynamics.flow._stiff", watched)
+    run = lambda network: jf.gradient_flow(
+        loss, network, times, observe={"product": jf.singular_values}
+    )
+    alone = run(network)
+    assert len(calls) == (scale > 1)
+    part = eqx.filter_jit(run)(network)
+    assert (alone.status, alone.steps) == (part.status, part.steps)
+    for one, other in zip(*map(jax.tree.leaves, (alone, part)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-11)
 
 
 @pytest.mark.exhaustive
