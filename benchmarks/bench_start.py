@@ -75,7 +75,7 @@ CALLS = {
     "gradient_descent, 20,480 weights": "jf.gradient_descent(samples, mlp, 200, "
     "step_size=0.001, every=100).network",
     "sharpness, 20,480 weights": "jf.sharpness(samples, mlp)",
-    "sweep of 5,000": "jf.sweep(descend, key=jr.key(5), seeds=5000)['time'].values",
+    "sweep of 1,000": "jf.sweep(descend, key=jr.key(5), seeds=1000)['time'].values",
 }
 
 

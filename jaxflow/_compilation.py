@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.extend.core import concrete_or_error
 
 from ._linalg.backend import on_cpu
 
@@ -60,7 +61,7 @@ def options() -> dict[str, Any]:
 def _known() -> tuple[tuple[str, Any], ...]:
     """What this version of XLA knows of them."""
 
-    def known(name):
+    def has(name):
         identity = jax.jit(lambda x: x, compiler_options={name: _OPTIONS[name]})
         try:
             identity.lower(jax.ShapeDtypeStruct((), jnp.float32)).compile()
@@ -69,10 +70,21 @@ def _known() -> tuple[tuple[str, Any], ...]:
         return True
 
     with jax.ensure_compile_time_eval():
-        return tuple((name, value) for name, value in _OPTIONS.items() if known(name))
+        return tuple((name, value) for name, value in _OPTIONS.items() if has(name))
 
 
 def traced(arguments: Any) -> bool:
     """Whether a call is part of another program, by its arguments or by where it is."""
     given = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
     return given or isinstance(jnp.zeros(()), Tracer)
+
+
+def known(arguments: Any) -> bool:
+    """Whether all values are there, as they are in `jax.grad` outside of `jax.jit`."""
+    try:
+        for leaf in jax.tree.leaves(arguments):
+            if isinstance(leaf, Tracer):
+                concrete_or_error(None, leaf)
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return not isinstance(jnp.zeros(()), Tracer)

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree, Scalar, ScalarLike
 
 from .. import _checks
-from .._compilation import program, traced
+from .._compilation import known, program
 from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
@@ -168,7 +168,7 @@ def gradient_flow(
         endless=endless,
     )
     task = loss, network, jnp.asarray(times), limit, options, observe, throw
-    return returned(loss, _as_part(*task) if traced(task) else _follow(*task))
+    return returned(loss, _follow(*task) if known(task) else _as_part(*task))
 
 
 class at_limit(eqx.Module):
@@ -295,7 +295,7 @@ def _as_part(*task):
 
 
 def _follow(loss, network, times, tolerance, options, observe, throw):
-    """In up to three programs, or all in one if it is a part of one.
+    """In up to three programs, also under `jax.grad`, or as a part of another one.
 
     The one for stiff flows takes longest to compile, and few flows need it.
     """

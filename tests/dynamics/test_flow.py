@@ -138,6 +138,13 @@ def test_half_the_loss_takes_twice_the_time(problem, network):
     np.testing.assert_allclose(half.network.product, whole.network.product, atol=1e-8)
 
 
+def ill_conditioned(problem, scale):
+    """With one input of this standard deviation."""
+    units = jnp.array([scale, 1.0, 1.0, 1.0, 1.0])
+    covariance = problem.covariance * units[:, None] * units[None]
+    return eqx.tree_at(lambda loss: loss.covariance, problem, covariance)
+
+
 # Inputs of standard deviation 100 make most flows stiff, which here end or are at rest.
 @pytest.mark.parametrize(
     ("scale", "times"),
@@ -145,9 +152,7 @@ def test_half_the_loss_takes_twice_the_time(problem, network):
 )
 def test_in_a_program_it_takes_the_same_way(problem, network, scale, times, monkeypatch):
     """As by itself, where the stiff solver is compiled for those that need it."""
-    units = jnp.array([scale, 1.0, 1.0, 1.0, 1.0])
-    covariance = problem.covariance * units[:, None] * units[None]
-    loss = eqx.tree_at(lambda loss: loss.covariance, problem, covariance)
+    loss = ill_conditioned(problem, scale)
     stiff = importlib.import_module("jaxflow.dynamics.flow")._stiff
     calls = []
     watched = lambda *task: (calls.append(task), stiff(*task))[1]
@@ -161,6 +166,20 @@ def test_in_a_program_it_takes_the_same_way(problem, network, scale, times, monk
     assert (alone.status, alone.steps) == (part.status, part.steps)
     for one, other in zip(*map(jax.tree.leaves, (alone, part)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-11)
+
+
+def test_slopes_by_itself_are_those_in_a_program(problem):
+    """Where it is stiff, so that slopes go back through both solvers."""
+    loss = ill_conditioned(problem, 100.0)
+    start = jf.init.gaussian((5, 2, 1), scale=0.3, key=jr.key(3))
+
+    def final(scale):
+        network = jax.tree.map(lambda w: scale * w, start)
+        return jf.value(loss, jf.gradient_flow(loss, network, (0.0, 3.0)).network)
+
+    alone = jax.value_and_grad(final)(1.0)
+    part = jax.jit(jax.value_and_grad(final))(1.0)
+    np.testing.assert_allclose(alone, part, rtol=1e-9)
 
 
 @pytest.mark.exhaustive
