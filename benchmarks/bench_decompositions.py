@@ -13,7 +13,7 @@ from common import TINY, data, measure, report, start
 import jaxflow as jf
 from jaxflow._linalg import decompositions
 
-OBSERVABLES = jf.alignment, jf.gauss_newton_spectrum, jf.singular_values
+OBSERVABLES = jf.alignment, jf.linear_gauss_newton_spectrum, jf.singular_values
 
 
 def rows(options):

@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow
 from jaxflow.dynamics.exponential import ExponentialRosenbrock
-from jaxflow.experiments.palette import colour_of
+from jaxflow.experiments.palette import color_of
 
 STEPS, SECONDS, ARRIVED = 100_000, 10.0, 1e-12
 counts, deadline = Counter(), 0.0
@@ -172,7 +172,9 @@ def scipy_run(problem, method, rtol):
     _, compiling = clocked(call)
     solver, seconds = repeated(lambda: scipy_solve(problem, method, rtol))
     there = excess(loss, like, solver.y) <= problem.goal
-    status = "CONVERGED" if there else "FAILED" if solver.status == "failed" else "MOVING"
+    status = (
+        "CONVERGED" if there else "FAILED" if solver.status == "failed" else "UNCONVERGED"
+    )
     last = unravel(jnp.asarray(solver.y))
     return last, float(solver.t), row(seconds, compiling, counts, status)
 
@@ -324,7 +326,7 @@ def draw(found, path):
             some.sort(key=lambda r: float(r["method"][-5:]))
             x, y = np.array([(r["run_ms"] / 1e3, float(r["error"])) for r in some]).T
             there = np.array([r["status"] == "CONVERGED" for r in some])
-            style = {"color": colour_of(k), "marker": "os^<vDdPX*"[k], "ms": 7 - (k > 0)}
+            style = {"color": color_of(k), "marker": "os^<vDdPX*"[k], "ms": 7 - (k > 0)}
             line = {"lw": 1.2 + 1.2 * (k == 0), "ls": "-" if k < 7 else "--"}
             ax.plot(x[there], y[there], label=method, **line, **style)
             ax.plot(x[~there], y[~there], ls="", mfc="white", **style)

@@ -59,19 +59,23 @@ def with_jaxflow(algorithm, loss, networks, keys, epochs):
         if algorithm == "messages":
             focusing = jf.Focusing(REPLICAS, couplings(epochs))
             options = {"damping": DAMPING, "every": epochs}
-            return jf.message_passing(loss, network, focusing, **options, **quiet)
+            return jf.focusing_bp(loss, network, focusing, **options, **quiet)
         if algorithm == "cross-entropy":
             schedule = eqx.Partial(growing, per)
-            annealed = jf.Annealed(loss, gain=schedule, robustness=schedule)
-            options = {"optimizer": optax.chain(optax.sgd(STEP * n), jf.keep_norms())}
-            options |= {"batch_size": batch, "every": epochs * per, "until": jf.solved}
+            annealed = jf.Scheduled(loss, gain=schedule, robustness=schedule)
+            options = {"optimizer": optax.chain(optax.sgd(STEP * n), jf.fixed_row_norms())}
+            options |= {
+                "batch_size": batch,
+                "every": epochs * per,
+                "until": jf.zero_training_error,
+            }
             steps = epochs * per
             return jf.gradient_descent(
                 annealed, network, steps, key=key, **options, **quiet
             )
         noise = 0.2 if algorithm == "least action, noise" else 0.0
         options = {"step_size": RATE, "noise": noise, "every": epochs}
-        return jf.least_action(loss, network, epochs, key=key, **options, **quiet)
+        return jf.least_action_learning(loss, network, epochs, key=key, **options, **quiet)
 
     return eqx.filter_vmap(learn)(networks, keys)
 
@@ -89,7 +93,7 @@ def drawn(loss, hidden, keys, epochs, *, split):
     return [np.asarray(a) for a in each(keys, jnp.arange(epochs))]
 
 
-def least_action(x, y, weights, orders, noises, noise):
+def least_action_learning(x, y, weights, orders, noises, noise):
     """Patterns one by one, of all runs at once: of shape (runs, units, inputs)."""
     weights = weights.copy()
     _, hidden, n = weights.shape
@@ -187,8 +191,8 @@ def share(size, coupling):
         logit = (low + high) / 2
         part, rest = 1 / (1 + np.exp(-logit)), 1 / (1 + np.exp(logit))
         precision = on_sphere(size * (1 + (REPLICAS - 1) * part) ** 2)
-        centre = on_sphere(size * (REPLICAS * coupling * rest / precision) ** 2)
-        fall = np.log(centre * precision) - np.log(rest)
+        center = on_sphere(size * (REPLICAS * coupling * rest / precision) ** 2)
+        fall = np.log(center * precision) - np.log(rest)
         above = logit + fall - 2 * np.log(coupling) > 0
         low, high = np.where(above, low, logit), np.where(above, logit, high)
     return 1 / (1 + np.exp(-low))
@@ -205,7 +209,7 @@ def with_numpy(algorithm, loss, networks, keys, epochs):
     if algorithm == "cross-entropy":
         return ft.partial(cross_entropy, x, y, weights, orders, len(x) // 10)
     noise = 0.2 if algorithm == "least action, noise" else 0.0
-    return ft.partial(least_action, x, y, weights, orders, noises, noise)
+    return ft.partial(least_action_learning, x, y, weights, orders, noises, noise)
 
 
 def rows(options):

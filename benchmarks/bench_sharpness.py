@@ -61,7 +61,7 @@ curvlinops = peer("curvlinops")
 
 # In JAX: functions of a loss and a network, to a value and a number of products.
 def flat(loss, network):
-    """The Hessian times a flat vector, linearised once, and where to start."""
+    """The Hessian times a flat vector, linearized once, and where to start."""
     weights, unravel = ravel_pytree(network)
     _, apply = jax.linearize(jax.grad(lambda w: loss.excess(unravel(w))), weights)
     return apply, jr.normal(jr.key(1), weights.shape, weights.dtype)
@@ -82,7 +82,7 @@ def lobpcg(loss, network):
 
 
 def power(loss, network):
-    """The norm after 20 normalised products: the largest modulus, in time."""
+    """The norm after 20 normalized products: the largest modulus, in time."""
     apply, first = flat(loss, network)
     step = lambda _, v: apply(v / jnp.linalg.norm(v))
     return jnp.linalg.norm(jax.lax.fori_loop(0, 20, step, first))

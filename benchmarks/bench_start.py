@@ -40,7 +40,7 @@ jax.config.update("jax_enable_x64", True)
 x = jr.normal(jr.key(0), (50, 5))
 problem = jf.regression(x, x @ jnp.ones((5, 1)))
 start = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=jr.key(2))
-watch = {"loss": jf.value, "sharpness": jf.sharpness, "alignment": jf.alignment}
+watch = {"loss": jf.loss_value, "sharpness": jf.sharpness, "alignment": jf.alignment}
 times = jnp.linspace(0.0, 20.0, 40)
 wide = jf.init.gaussian((64,) * 6, scale=0.1, key=jr.key(3))
 inputs = jr.normal(jr.key(4), (256, 64))
@@ -114,7 +114,7 @@ def rows(options):
     yield from first_calls(options.repeats, options.quick)
     x = jr.normal(jr.key(0), (50, 5))
     problem = jf.regression(x, x @ jnp.ones((5, 1)))
-    watch = {"loss": jf.value, "sharpness": jf.sharpness, "alignment": jf.alignment}
+    watch = {"loss": jf.loss_value, "sharpness": jf.sharpness, "alignment": jf.alignment}
     times = jnp.linspace(0.0, 20.0, 40)
     start = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=jr.key(2))
     solvers = {"default": {}, "Tsit5": {"solver": diffrax.Tsit5()}}

@@ -29,7 +29,7 @@ from .networks import Committee, ConvNet, DeepLinear, per_layer
 def draw(
     widths: Sequence[int], initializer: Callable[..., Array], *, key: PRNGKeyArray
 ) -> DeepLinear:
-    """Every layer drawn independently from an initialiser of `jax.nn.initializers`.
+    """Every layer drawn independently from an initializer of `jax.nn.initializers`.
 
     `draw(widths, jax.nn.initializers.lecun_normal(), key=key)` is the standard fan-in
     start; `he_normal`, `glorot_uniform` and the others work alike.
@@ -47,7 +47,7 @@ def draw(
     _checks.function("init.draw(initializer=...)", initializer, what)
     dtype = jnp.result_type(float)
     keys = jr.split(_check_key("draw", key), len(widths) - 1)
-    # JAX's initialisers multiply from the right, and count inputs along the first axis.
+    # JAX's initializers multiply from the right, and count inputs along the first axis.
     return DeepLinear(
         tuple(
             initializer(k, (inputs, outputs), dtype).T
@@ -131,7 +131,7 @@ def identity(widths: Sequence[int]) -> DeepLinear:
 def balanced(
     product: Float[Array, "out in"], depth: int, *, width: int | None = None
 ) -> DeepLinear:
-    r"""The balanced factorisation of a matrix: $W_{k+1}^\top W_{k+1} = W_k W_k^\top$.
+    r"""The balanced factorization of a matrix: $W_{k+1}^\top W_{k+1} = W_k W_k^\top$.
 
     With $U S V^\top$ the singular value decomposition of `product`, the first layer is
     $S^{1/L} V^\top$, the last $U S^{1/L}$, and those between are $S^{1/L}$, padded by
@@ -166,19 +166,19 @@ def balanced(
     return DeepLinear((first, *(between,) * (depth - 2), last))
 
 
-def factorisation(
+def factorization(
     product: Float[Array, "out in"],
     widths: Sequence[int],
     *,
     scale: ScalarLike,
     key: PRNGKeyArray,
 ) -> DeepLinear:
-    r"""A random factorisation of a matrix, balanced for `scale` 0 and less so for more.
+    r"""A random factorization of a matrix, balanced for `scale` 0 and less so for more.
 
-    Each hidden representation of the balanced factorisation is turned and stretched at
+    Each hidden representation of the balanced factorization is turned and stretched at
     random, $W_k \to G_k W_k G_{k-1}^{-1}$, with $\log$ singular values of $G_k$ of
     standard deviation `scale`. Neurons beyond the rank of the product are either written
-    to and never read, or read and never written to, at random. Every factorisation can be
+    to and never read, or read and never written to, at random. Every factorization can be
     drawn.
 
     Args:
@@ -192,13 +192,13 @@ def factorisation(
             its rank (under a transformation, than its smaller side), or a number is not
             finite.
     """
-    widths = _check_widths("factorisation", widths)
-    product = _checks.real("init.factorisation(product=...)", product, ndim=2)
-    scale = _check_scale("factorisation", scale).astype(product.dtype)
-    key = _check_key("factorisation", key)
+    widths = _check_widths("factorization", widths)
+    product = _checks.real("init.factorization(product=...)", product, ndim=2)
+    scale = _check_scale("factorization", scale).astype(product.dtype)
+    key = _check_key("factorization", key)
     if (widths[-1], widths[0]) != product.shape:
         raise ValueError(
-            f"`init.factorisation(widths=...)` must go from {product.shape[1]} inputs to "
+            f"`init.factorization(widths=...)` must go from {product.shape[1]} inputs to "
             f"{product.shape[0]} outputs, those of the product, but is {tuple(widths)}."
         )
     left, values, right = decompositions.svd(product)
@@ -208,15 +208,15 @@ def factorisation(
         rank = int(np.sum(values > rounding))
     if len(widths) > 2 and min(widths[1:-1]) < rank:
         raise ValueError(
-            "`init.factorisation(widths=...)` must be at least the product's rank, "
+            "`init.factorization(widths=...)` must be at least the product's rank, "
             f"{rank}, in all hidden layers, but is {tuple(widths)}."
         )
-    return _factorise(left, values, right, scale, key, widths=widths, rank=rank)
+    return _factorize(left, values, right, scale, key, widths=widths, rank=rank)
 
 
 @ft.partial(jax.jit, static_argnames=("widths", "rank"))
 @full_precision
-def _factorise(left, values, right, scale, key, *, widths, rank):
+def _factorize(left, values, right, scale, key, *, widths, rank):
     depth, dtype = len(widths) - 1, left.dtype
     gains = values[:rank] ** (1 / depth)
     size = gains[0] if rank else jnp.ones((), dtype)

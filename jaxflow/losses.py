@@ -33,7 +33,7 @@ from ._linalg.precision import full_precision
 from .networks import (
     AbstractLayered,
     DeepLinear,
-    StochasticNeurons,
+    NoisyNetwork,
     chain,
     gaussian_factors,
     optional_array,
@@ -44,7 +44,7 @@ from .networks import (
 
 
 def _draws(count: int) -> int:
-    return _checks.whole("SampledNeurons(draws=...)", count)
+    return _checks.whole("SampledNoisyLoss(draws=...)", count)
 
 
 class AbstractLoss(eqx.Module):
@@ -412,7 +412,7 @@ class MatrixSensing(AbstractLoss):
 
     $\frac1n \sum_i (\langle A_i, W \rangle - y_i)^2$ with $W$ the `product` of the network
     and $\langle A, W \rangle = \mathrm{tr}\, A^\top W$. Matrices $A_i$ with a single one
-    are matrix completion. On a `DeepLinear` it is deep matrix factorisation (Arora, Cohen,
+    are matrix completion. On a `DeepLinear` it is deep matrix factorization (Arora, Cohen,
     Hu & Luo, 2019), on a `SymmetricLinear` that of Gunasekar et al. (2017).
 
     Args:
@@ -567,13 +567,13 @@ class CrossEntropy(AbstractLoss):
         return eqx.tree_at(which, self, (self.x[indices], self.labels[indices]))
 
 
-class NoisyNeurons(AbstractLoss):
+class ExpectedNoisyLoss(AbstractLoss):
     r"""The expected error of a linear network whose hidden neurons are noisy, exactly.
 
     $E_\epsilon \frac1n \sum_i \|P W_L\, \epsilon_{L-1} \odot W_{L-1} \cdots
     \epsilon_1 \odot W_1 x_i - y_i\|^2$ with independent factors of mean one and
     variance $\sigma_k^2$ in hidden layer $k$, for every sample and neuron: that of
-    `StochasticNeurons`. Only these two moments of the noise matter.
+    `NoisyNetwork`. Only these two moments of the noise matter.
 
     The excess is that of the regression plus the variance of the outputs, from one pass of
     covariances through the layers.
@@ -590,12 +590,12 @@ class NoisyNeurons(AbstractLoss):
 
     regression: Regression
     variance: Float[Array, "..."] = eqx.field(
-        converter=strengths("NoisyNeurons(variance=...)")
+        converter=strengths("ExpectedNoisyLoss(variance=...)")
     )
 
     def __check_init__(self):
-        needs_regression("NoisyNeurons(regression=...)", self.regression)
-        per_layer(self.variance, self.variance.size, "NoisyNeurons(variance=...)")
+        needs_regression("ExpectedNoisyLoss(regression=...)", self.regression)
+        per_layer(self.variance, self.variance.size, "ExpectedNoisyLoss(variance=...)")
 
     @property
     def floor(self) -> Scalar:
@@ -604,12 +604,12 @@ class NoisyNeurons(AbstractLoss):
     def excess(self, network: PyTree) -> Scalar:
         if not isinstance(network, DeepLinear):
             raise ValueError(
-                "`NoisyNeurons` are those of a `DeepLinear`, but the network is a "
-                f"`{type(network).__name__}`. For others draw them: `SampledNeurons`."
+                "`ExpectedNoisyLoss` are those of a `DeepLinear`, but the network is a "
+                f"`{type(network).__name__}`. For others draw them: `SampledNoisyLoss`."
             )
         excess = self.regression.excess(network)  # Also whether it fits.
         hidden = network.depth - 1
-        variances = per_layer(self.variance, hidden, "NoisyNeurons(variance=...)")
+        variances = per_layer(self.variance, hidden, "ExpectedNoisyLoss(variance=...)")
         *layers, last = network.weights
         mean = self.regression.covariance
         noise = jnp.zeros_like(mean)
@@ -622,20 +622,21 @@ class NoisyNeurons(AbstractLoss):
         return excess + jnp.sum((last @ noise) * last)
 
 
-class SampledNeurons(AbstractLoss):
+class SampledNoisyLoss(AbstractLoss):
     r"""The error of a network whose hidden neurons are noisy, for draws of the noise.
 
-    The mean over `draws` of the error of `StochasticNeurons`, with factors drawn from `key`
+    The mean over `draws` of the error of `NoisyNetwork`, with factors drawn from `key`
     for every draw, sample and neuron. For a linear network its expectation is
-    `NoisyNeurons`. As a loss it is deterministic; but mini-batches of `gradient_descent`
-    have fresh noise in every step (with `batch_size` the number of samples too).
+    `ExpectedNoisyLoss`. As a loss it is deterministic; but mini-batches of
+    `gradient_descent` have fresh noise in every step (with `batch_size` the number of
+    samples too).
 
     Args:
         error: The error without noise.
         variance: The variance of the factors; one number, or one for each hidden layer.
         key: Randomness of the factors.
         draws: Draws of the noise for each sample.
-        factors: Their distribution, see `StochasticNeurons`.
+        factors: Their distribution, see `NoisyNetwork`.
 
     Raises:
         ValueError: If a variance is negative, `draws` is not positive, or, of a network,
@@ -644,7 +645,7 @@ class SampledNeurons(AbstractLoss):
 
     error: MeanSquaredError
     variance: Float[Array, "..."] = eqx.field(
-        converter=strengths("SampledNeurons(variance=...)")
+        converter=strengths("SampledNoisyLoss(variance=...)")
     )
     key: PRNGKeyArray
     draws: int = eqx.field(
@@ -655,17 +656,17 @@ class SampledNeurons(AbstractLoss):
     factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
 
     def __check_init__(self):
-        _checks.kind("SampledNeurons(error=...)", self.error, MeanSquaredError)
-        _checks.key("SampledNeurons(key=...)", self.key)
-        _checks.function("SampledNeurons(factors=...)", self.factors, "a key and a shape")
-        per_layer(self.variance, self.variance.size, "SampledNeurons(variance=...)")
+        _checks.kind("SampledNoisyLoss(error=...)", self.error, MeanSquaredError)
+        _checks.key("SampledNoisyLoss(key=...)", self.key)
+        _checks.function("SampledNoisyLoss(factors=...)", self.factors, "a key and a shape")
+        per_layer(self.variance, self.variance.size, "SampledNoisyLoss(variance=...)")
 
     @property
     def floor(self) -> Scalar:
         return self.error.floor
 
     def outputs(self, network: AbstractLayered) -> Float[Array, "draws samples out"]:
-        noisy = StochasticNeurons(network, self.variance, self.factors)
+        noisy = NoisyNetwork(network, self.variance, self.factors)
         keys = jr.split(self.key, (self.draws, self.samples))
         return jax.vmap(lambda keys: self.error.read(jax.vmap(noisy)(self.error.x, keys)))(
             keys
@@ -678,10 +679,10 @@ class SampledNeurons(AbstractLoss):
     def samples(self) -> int:
         return self.error.samples
 
-    def select(self, indices: Int[Array, " batch"]) -> "SampledNeurons":
+    def select(self, indices: Int[Array, " batch"]) -> "SampledNoisyLoss":
         return eqx.tree_at(lambda s: s.error, self, self.error.select(indices))
 
-    def redraw(self, key: PRNGKeyArray) -> "SampledNeurons":
+    def redraw(self, key: PRNGKeyArray) -> "SampledNoisyLoss":
         return eqx.tree_at(lambda s: s.key, self, key)
 
 
@@ -726,7 +727,7 @@ def regression(
 ) -> Regression:
     """The mean squared error on data `(x, y)`, reduced once to its moments.
 
-    Nothing is centred or scaled. More inputs than samples and collinear inputs are fine:
+    Nothing is centered or scaled. More inputs than samples and collinear inputs are fine:
     the target is then the least-squares solution of smallest norm. Differentiable in `x`
     and `y` as long as the rank of `x` does not change.
 
@@ -817,7 +818,7 @@ def denoising(x: ArrayLike, *, noise: ScalarLike) -> Regression:
     r"""The error of reconstructing `x` from `x` plus white normal noise, in expectation.
 
     $\frac1n \sum_i E_\xi \|W (x_i + \nu \xi) - x_i\|^2$ with standard normal $\xi$: that of
-    infinitely many noisy copies of each sample. Nothing is centred.
+    infinitely many noisy copies of each sample. Nothing is centered.
 
     Args:
         x: Clean samples, of shape `(samples, in)`.

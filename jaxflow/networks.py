@@ -95,7 +95,7 @@ class AbstractLayered(eqx.Module):
             )
         return ft.reduce(lambda h, k: self.layer(k, h), range(self.depth), x)
 
-    def linearised(self, x: Float[Array, " in"]) -> "DeepLinear":
+    def linearized(self, x: Float[Array, " in"]) -> "DeepLinear":
         r"""The Jacobian of each layer at one input, as the layers of a linear network.
 
         Their product is the Jacobian of the network at `x`. What is measured of linear
@@ -298,7 +298,7 @@ class SymmetricLinear(eqx.Module):
     r"""The symmetric linear map $x \mapsto U U^\top x$, of one factor that acts twice.
 
     A linear autoencoder with tied weights; on
-    `regression_from_moments(I, A, jnp.sum(A**2))` the symmetric factorisation
+    `regression_from_moments(I, A, jnp.sum(A**2))` the symmetric factorization
     $\|U U^\top - A\|_F^2$ of a matrix.
 
     Args:
@@ -345,7 +345,7 @@ class ConvNet(AbstractLayered):
     each, and a dense layer. There are no biases. Images are surrounded by as many zeros as
     it takes to keep their size; with a stride $s$ every convolution divides it by $s$, and
     rounds up. All layers are maps between flat vectors, so that whatever takes a layered
-    network takes this one; `linearised` has their Jacobians as dense matrices.
+    network takes this one; `linearized` has their Jacobians as dense matrices.
 
     Args:
         kernels: Of each convolution the weights, of shape `(channels after, channels
@@ -536,13 +536,13 @@ def _check_factors(name, key, variance):
     return _checks.key(f"{name}(key=...)", key), variance
 
 
-class StochasticNeurons(eqx.Module):
+class NoisyNetwork(eqx.Module):
     r"""A network whose hidden neurons are multiplied by independent factors of mean one.
 
     $x \mapsto W_L\, \epsilon_{L-1} \odot W_{L-1} \cdots \epsilon_1 \odot W_1 x$ for a
     `DeepLinear`; of other networks too, what each layer but the last returns. A call draws
     all factors anew from its key: give each example its own, with `jax.vmap` over both. To
-    train the `network`, see the losses `NoisyNeurons` and `SampledNeurons`.
+    train the `network`, see the losses `ExpectedNoisyLoss` and `SampledNoisyLoss`.
 
     Args:
         network: A layered network.
@@ -557,20 +557,20 @@ class StochasticNeurons(eqx.Module):
 
     network: AbstractLayered
     variance: Float[Array, "..."] = eqx.field(
-        converter=strengths("StochasticNeurons(variance=...)")
+        converter=strengths("NoisyNetwork(variance=...)")
     )
     factors: Callable[..., Array] = eqx.field(static=True, default=gaussian_factors)
 
     def __check_init__(self):
-        _checks.kind("StochasticNeurons(network=...)", self.network, AbstractLayered)
+        _checks.kind("NoisyNetwork(network=...)", self.network, AbstractLayered)
         what = "a key, a shape and a variance"
-        _checks.function("StochasticNeurons(factors=...)", self.factors, what)
-        per_layer(self.variance, self.network.depth - 1, "StochasticNeurons(variance=...)")
+        _checks.function("NoisyNetwork(factors=...)", self.factors, what)
+        per_layer(self.variance, self.network.depth - 1, "NoisyNetwork(variance=...)")
 
     def __call__(self, x: Float[Array, " in"], key: PRNGKeyArray) -> Float[Array, " out"]:
         """The output for one input and one draw of the noise."""
         network, hidden = self.network, self.network.depth - 1
-        variances = per_layer(self.variance, hidden, "StochasticNeurons(variance=...)")
+        variances = per_layer(self.variance, hidden, "NoisyNetwork(variance=...)")
         for k, subkey in enumerate(jr.split(key, network.depth)):
             x = network.layer(k, x)
             if k < hidden:

@@ -74,10 +74,10 @@ class Prepared(Variant):
         return self.loss.criterion(outputs)
 
 
-class Annealed(Prepared):
+class Scheduled(Prepared):
     r"""A loss whose numbers follow schedules while `gradient_descent` descends it.
 
-    `Annealed(loss, robustness=optax.exponential_decay(...))` has at every step the
+    `Scheduled(loss, robustness=optax.exponential_decay(...))` has at every step the
     `robustness` that the schedule has there. For everything else, such as observables and
     flows, it is the loss as given.
 
@@ -95,12 +95,12 @@ class Annealed(Prepared):
     schedules: tuple[Callable[[Array], Array], ...] = eqx.field(static=True)
 
     def __init__(self, loss: AbstractLoss, **schedules: Callable[[Array], Array]):
-        _check_loss("Annealed(loss)", loss)
+        _check_loss("Scheduled(loss)", loss)
         for name, schedule in schedules.items():
-            _checks.function(f"Annealed({name}=...)", schedule, "the steps taken")
+            _checks.function(f"Scheduled({name}=...)", schedule, "the steps taken")
             if not eqx.is_inexact_array(getattr(loss, name, None)):
                 raise ValueError(
-                    f"`Annealed({name}=...)` must name a number of the loss, but "
+                    f"`Scheduled({name}=...)` must name a number of the loss, but "
                     f"`{type(loss).__name__}` has none of this name."
                 )
         self.loss = loss
@@ -116,7 +116,7 @@ class Annealed(Prepared):
         return eqx.tree_at(numbers, self.loss, now).at(count)
 
 
-class Normalised(Prepared):
+class Normalized(Prepared):
     r"""A loss of directions alone: of every row of weights, scaled to $\|w\|^2 = n$.
 
     With $n$ the length of the row. Its gradient and Hessian in weights that are not
@@ -131,10 +131,10 @@ class Normalised(Prepared):
     loss: AbstractLoss
 
     def __check_init__(self):
-        _check_loss("Normalised(loss)", self.loss)
+        _check_loss("Normalized(loss)", self.loss)
 
     def prepare(self, network: PyTree) -> PyTree:
-        return normalise(network)
+        return normalize(network)
 
 
 class Replicated(Variant):
@@ -144,12 +144,12 @@ class Replicated(Variant):
        \|\theta_a - \bar\theta\|^2, \qquad \bar\theta = \frac1y \sum_a \theta_a, $$
 
     after Baldassi et al. (2016): a descent on it is drawn to where many solutions are
-    close. The network is a stack of $y$ networks, built with `jax.vmap`; `centre` is the
-    one that they surround.
+    close. The network is a stack of $y$ networks, built with `jax.vmap`; `replica_mean` is
+    the one that they surround.
 
     Args:
         loss: The loss of one network.
-        coupling: The attraction $\lambda$; `Annealed` makes it grow.
+        coupling: The attraction $\lambda$; `Scheduled` makes it grow.
 
     Raises:
         ValueError: If `coupling` is negative.
@@ -166,22 +166,22 @@ class Replicated(Variant):
 
     def excess(self, network: PyTree) -> Scalar:
         alone = jnp.sum(jax.vmap(self.loss.excess)(network))
-        gaps = jax.tree.map(lambda w, m: w - m[None], network, centre(network))
+        gaps = jax.tree.map(lambda w, m: w - m[None], network, replica_mean(network))
         spread = sum(jnp.sum(gap**2) for gap in jax.tree.leaves(gaps))
         return alone + self.coupling.astype(alone.dtype) / 2 * spread
 
     def prepare(self, network: PyTree) -> PyTree:
-        return centre(network)
+        return replica_mean(network)
 
 
-def centre(network: PyTree) -> PyTree[Array]:
+def replica_mean(network: PyTree) -> PyTree[Array]:
     """The mean of a stack of networks."""
-    if any(leaf.ndim == 0 for leaf in _checks.weights("centre", network)):
-        raise ValueError("`centre(network)` must be a stack of networks, but is one.")
+    if any(leaf.ndim == 0 for leaf in _checks.weights("replica_mean", network)):
+        raise ValueError("`replica_mean(network)` must be a stack of networks, but is one.")
     return jax.tree.map(lambda w: jnp.mean(w, axis=0), network)
 
 
-def normalise(network: PyTree) -> PyTree[Array]:
+def normalize(network: PyTree) -> PyTree[Array]:
     """The network with every row of weights scaled to a norm of the root of its length."""
 
     def scale(w):

@@ -46,22 +46,22 @@ with app.setup:
     RECORDS = 100
     STEPS = (100, 300, 900, 2700, 8100)
     OBSERVE = {
-        "loss": jf.value,
-        "excess": jf.excess,
+        "loss": jf.loss_value,
+        "excess": jf.excess_loss,
         "sharpness": jf.sharpness,
         "alignment": jf.alignment,
     }
     WORDS = {
         jf.Status.CONVERGED: "converged to a minimum",
-        jf.Status.MOVING: "is still moving: the run is too short",
+        jf.Status.UNCONVERGED: "is still moving: the run is too short",
         jf.Status.OSCILLATING: "oscillates: its steps cancel, and it does not settle",
-        jf.Status.PLATEAU: "is at a saddle: it hardly moves, but the loss can be lower",
+        jf.Status.SADDLE: "is at a saddle: it hardly moves, but the loss can be lower",
         jf.Status.COLLAPSED: "collapsed: it predicts what zero weights do",
         jf.Status.DIVERGED: "diverged: its weights grew without bound",
-        jf.Status.EXHAUSTED: "was not followed to the end: the integrator spent its steps",
+        jf.Status.MAX_STEPS: "was not followed to the end: the integrator spent its steps",
         jf.Status.FAILED: "was not followed to the end: the integrator gave up",
     }
-    # Colours that the colour-blind can tell apart, and dashes for those who see none.
+    # Colors that the color-blind can tell apart, and dashes for those who see none.
     RUNS = {
         "gradient descent": {"color": "#0072B2", "lw": 2.2},
         "gradient flow": {"color": "black", "lw": 1.5, "ls": "--"},
@@ -204,7 +204,7 @@ def picture(runs, limits, steps):
     confine(sharpness, decades=3)
     sharpness.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     alignment.set_ylim(-0.03, 1.03)
-    titles = "loss above its floor", "sharpness", "alignment of neighbouring layers"
+    titles = "loss above its floor", "sharpness", "alignment of neighboring layers"
     for axes, title in zip(figure.axes, titles, strict=True):
         axes.set_title(title, y=1.02)  # Where it is told to be is found sooner.
         axes.set_xlabel("steps")
@@ -369,7 +369,7 @@ def _():
     - **Sharpness** is the largest eigenvalue of the Hessian. Descent is unstable above the
       edge of stability, 2 (1 + momentum) / step size. The flattest minimum is the flattest
       of all; small starts tend to the balanced one.
-    - **Alignment** is that of the top singular vectors of two neighbouring layers, from 0
+    - **Alignment** is that of the top singular vectors of two neighboring layers, from 0
       to 1, with a line for each pair.
     """)
     mo.accordion({"What is what": _text})

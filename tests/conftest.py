@@ -119,7 +119,7 @@ def replica_reference() -> dict:
 
     Without values of that implementation that are wrong: binary replicas for $y = 20$ at
     load 0.6, where dense integration disagrees by 0.0008 to 0.035 (it agrees with ours to
-    3e-13, which is tested), and a point around minimisers of robustness 0.5 at distance
+    3e-13, which is tested), and a point around minimizers of robustness 0.5 at distance
     0.0005, which is the root $p = S^2$ of a boundary.
     """
     return _reference("baldassi_pittorino_zecchina")

@@ -123,7 +123,7 @@ def made():
     one = problem(jr.key(1))
     start = lambda key, depth=3: jf.init.gaussian((5,) * depth + (1,), scale=0.3, key=key)
     networks = [(jax.vmap(start)(k),) for k in keys[::2]]
-    for observable in (jf.alignment, jf.gauss_newton_spectrum, jf.singular_values):
+    for observable in (jf.alignment, jf.linear_gauss_newton_spectrum, jf.singular_values):
         yield observable.__name__, together(ft.partial(observable, one), *networks)
 
     def theory(key):

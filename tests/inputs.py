@@ -124,7 +124,7 @@ WRONG = {
     "list_of_functions": [jf.sharpness],
     "map_of_text": {"a": "b"},
     "map_of_3": {"a": 3},
-    "map_of_keys": {3: jf.value},
+    "map_of_keys": {3: jf.loss_value},
     "identity": lambda step_size: step_size,
     "module": eqx.nn.MLP(3, 1, 4, 1, key=jr.key(0)),
     "euler": dfx.Euler(),
@@ -206,7 +206,7 @@ def data(value):
 LOSS, NETWORK = Arg(PROBLEM, "loss"), Arg(NET, "network")
 REGRESSION, LINEAR = Arg(PROBLEM, "regression"), Arg(NET, "linear")
 KEY, WIDTHS = Arg(jr.key(0), "key"), Arg((3, 2, 1), "widths")
-WATCH, FUNCTION = Arg({"loss": jf.value}, "mapping"), Arg(jnp.tanh, "function")
+WATCH, FUNCTION = Arg({"loss": jf.loss_value}, "mapping"), Arg(jnp.tanh, "function")
 SPHERE, KERNEL = Arg("spherical", "choice"), Arg(RELU, "kernel")
 SEED = Arg(0, "seed")
 PLACE = {"loss": LOSS, "network": NETWORK}
@@ -243,7 +243,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "unit": Arg(jnp.sign, "function"),
         "vote": Arg("sum", "choice"),
     },
-    "StochasticNeurons": {"network": Arg(NET, "text none 3"), "variance": size(0.1)},
+    "NoisyNetwork": {"network": Arg(NET, "text none 3"), "variance": size(0.1)},
     "gaussian_factors": {
         "key": KEY,
         "shape": free((3,)),
@@ -273,7 +273,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "depth": whole(2),
         "width": whole(3),
     },
-    "init.factorisation": {"product": data(jnp.ones((1, 3))), **SCALED},
+    "init.factorization": {"product": data(jnp.ones((1, 3))), **SCALED},
     "init.balanced_rank_one": SCALED,
     "init.convolutional": {
         "image": Arg((1, 3, 3), "widths"),
@@ -308,8 +308,8 @@ CALLS: dict[str, dict[str, Arg]] = {
     "MeanSquaredError": {"x": data(X), "y": data(Y), "readout": data([[1.0]])},
     "CrossEntropy": {"x": data(X), "labels": Arg(np.arange(12) % 3, "labels")},
     "MatrixSensing": {"x": data(jnp.ones((2, 1, 3))), "y": data([1.0, 2.0])},
-    "NoisyNeurons": {"regression": REGRESSION, "variance": size(0.1)},
-    "SampledNeurons": {
+    "ExpectedNoisyLoss": {"regression": REGRESSION, "variance": size(0.1)},
+    "SampledNoisyLoss": {
         "error": Arg(SAMPLES, "text none 3 wrong_loss"),
         "variance": size(0.1),
         "key": KEY,
@@ -317,13 +317,13 @@ CALLS: dict[str, dict[str, Arg]] = {
         "factors": Arg(jf.gaussian_factors, "function"),
     },
     "WeightDecay": {"strength": size(0.1)},
-    "Annealed": {
+    "Scheduled": {
         "loss": Arg(PATTERNS, "text none 3"),
         "robustness": Arg(optax.constant_schedule(1.0), "function"),
     },
-    "Normalised": {"loss": Arg(PATTERNS, "text none 3")},
+    "Normalized": {"loss": Arg(PATTERNS, "text none 3")},
     "Replicated": {"loss": Arg(PATTERNS, "text none 3"), "coupling": size(0.1)},
-    "centre": {"network": Arg(jax.tree.map(lambda w: w[None], NET), "stack")},
+    "replica_mean": {"network": Arg(jax.tree.map(lambda w: w[None], NET), "stack")},
     "FunctionLoss": {"function": Arg(PROBLEM, "function")},
     "Classification": {
         "x": data(PATTERNS.x),
@@ -390,14 +390,14 @@ CALLS: dict[str, dict[str, Arg]] = {
         "seed": SEED,
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "at_limit": {"observable": Arg(jf.sharpness, "function")},
+    "at_flow_limit": {"observable": Arg(jf.sharpness, "function")},
     "flatten": {
         "loss": REGRESSION,
         "network": LINEAR,
-        "measure": Arg(jf.gauss_newton_spectrum, "function"),
+        "measure": Arg(jf.linear_gauss_newton_spectrum, "function"),
         "steps": whole(2),
     },
-    "least_action": {
+    "least_action_learning": {
         **CLASSES,
         "epochs": whole(2),
         "step_size": positive(0.1),
@@ -407,7 +407,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "key": KEY,
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "message_passing": {
+    "focusing_bp": {
         **CLASSES,
         "focusing": Arg(jf.Focusing(1.0, jnp.zeros(2)), "text none 3"),
         "damping": size(0.5),
@@ -419,7 +419,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "replicas": Arg(2.0, "text none thing complex half nan 0 -1"),
         "couplings": Arg(np.array([0.1, 0.2]), "text none thing complex 0d 4d nan_like"),
     },
-    "keep_norms": {},
+    "fixed_row_norms": {},
     "entropy_sgd": {
         "step_size": positive(0.1),
         "scope": positive(0.1),
@@ -430,10 +430,10 @@ CALLS: dict[str, dict[str, Arg]] = {
         "memory": size(0.5),
         "key": KEY,
     },
-    "value": PLACE,
-    "snapshot": PLACE,
+    "loss_value": PLACE,
+    "weights": PLACE,
     "with_state": {"function": Arg(lambda *_: 0.0, "function")},
-    "excess": PLACE,
+    "excess_loss": PLACE,
     "gradient_norm": PLACE,
     "distance": PLACE,
     "hessian": {**PLACE, "part": PART},
@@ -456,7 +456,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "max_matvecs": whole(100),
         "seed": SEED,
     },
-    "gauss_newton_spectrum": {"loss": REGRESSION, "network": LINEAR},
+    "linear_gauss_newton_spectrum": {"loss": REGRESSION, "network": LINEAR},
     "spectral_density": {
         **PLACE,
         "part": PART,
@@ -474,19 +474,19 @@ CALLS: dict[str, dict[str, Arg]] = {
         "eps": Arg(1e-8, "tolerance"),
         "eps_root": size(0.0),
     },
-    "sharpening": PLACE,
-    "oscillation": {**PLACE, "step_size": positive(0.1), "directions": whole(1)},
-    "predicted_oscillation": PLACE,
-    "reversal": {**PLACE, "step_size": positive(0.1)},
-    "at_centre": {
+    "sharpening_rate": PLACE,
+    "oscillation_variance": {**PLACE, "step_size": positive(0.1), "directions": whole(1)},
+    "predicted_oscillation_variance": PLACE,
+    "step_cosine": {**PLACE, "step_size": positive(0.1)},
+    "time_averaged": {
         "observable": Arg(jf.sharpness, "function"),
         "step_size": positive(0.1),
     },
-    "tangent_kernel": PLACE,
-    "kernel_alignment": {**PLACE, "targets": array([[1.0, 0.0, 2.0]])},
+    "neural_tangent_kernel": PLACE,
+    "kernel_target_alignment": {**PLACE, "targets": array([[1.0, 0.0, 2.0]])},
     "singular_values": ANY,
     "alignment": {**ANY, "rank": whole(1), "tolerance": Arg(0.1, "tolerance")},
-    "chance_alignment": {**ANY, "rank": whole(1), "tolerance": Arg(0.1, "tolerance")},
+    "random_alignment": {**ANY, "rank": whole(1), "tolerance": Arg(0.1, "tolerance")},
     "path_coupling": {**ANY, "signal": Arg(jnp.ones(3), "signal")},
     "imbalance": ANY,
     "determinant": {"loss": free(SQUARE), "network": Arg(DEEP, "linear")},
@@ -508,7 +508,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "sweeps": whole(2),
         "seed": SEED,
     },
-    "solved": CLASSES,
+    "zero_training_error": CLASSES,
     "marion_chizat_2024.curvatures": {"problem": REGRESSION},
     **{
         f"marion_chizat_2024.{name}": DEPTH
@@ -519,7 +519,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     **{
         f"marion_chizat_2024.{name}": {**DEPTH, "width": whole(3)}
-        for name in ("flattest_minimiser", "balanced_minimiser")
+        for name in ("flattest_minimizer", "balanced_minimizer")
     },
     "marion_chizat_2024.conserved": {"problem": free(PROBLEM), "network": LINEAR},
     "marion_chizat_2024.rank_one_bound": {"problem": REGRESSION, "start": LINEAR},
@@ -540,7 +540,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     **{
         f"mulayoff_michaeli_2020.{name}": {**MATRIX, "width": whole(3)}
-        for name in ("flattest_minimiser", "least_trace_minimiser")
+        for name in ("flattest_minimizer", "least_trace_minimizer")
     },
     "mulayoff_michaeli_2020.sharpness_upper_bound": {
         "problem": REGRESSION,
@@ -573,7 +573,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "network": Arg(jf.init.balanced(jnp.eye(3), 2), "linear"),
         "times": TIMES,
     },
-    "exact_dynamics.symmetric_factorisation": {
+    "exact_dynamics.symmetric_factorization": {
         "target": array(jnp.eye(3)),
         "factor": array(jnp.ones((3, 2))),
         "times": TIMES,
@@ -618,7 +618,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     "baldassi_pittorino_zecchina_2020.capacity_one_step": {"kernel": KERNEL},
     "baldassi_pittorino_zecchina_2020.committee_capacity": {"hidden": whole(3)},
-    "baldassi_pittorino_zecchina_2020.cross_entropy_minimiser": {
+    "baldassi_pittorino_zecchina_2020.cross_entropy_minimizer": {
         **ENTROPY,
         "strength": positive(1.0),
         "weights": SPHERE,
@@ -651,7 +651,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     **{
         f"ziyin_li_meng_2022.{name}": DECAYED
-        for name in ("minimum", "stationary", "minimiser", "prediction_variance")
+        for name in ("minimum", "stationary", "minimizer", "prediction_variance")
     },
     "ziyin_li_meng_2022.norm_bounds": DECAYED,
     "ziyin_li_meng_2022.escape_norm": {
@@ -684,20 +684,20 @@ CALLS: dict[str, dict[str, Arg]] = {
 EXEMPT = {
     "init.convolutional(scale=pair)": "one for each layer",
     "WeightDecay(strength=pair)": "one for each layer",
-    "NoisyNeurons(variance=pair)": "one for each layer",
-    "SampledNeurons(variance=pair)": "one for each layer",
+    "ExpectedNoisyLoss(variance=pair)": "one for each layer",
+    "SampledNoisyLoss(variance=pair)": "one for each layer",
     "regression(readout=none)": "none",
     "regression(readout=0d)": "one output, one neuron",
     "MeanSquaredError(readout=none)": "none",
     "MeanSquaredError(readout=0d)": "one output, one neuron",
     "gradient_descent(step_size=function)": "a schedule",
     "gradient_flow(network=nan_like)": "the integration fails, and says so",
-    "least_action(every=list)": "records after 1 and 2 epochs",
-    "message_passing(every=list)": "records after 1 and 2 iterations",
-    "chance_alignment(network=nan_like)": "of shapes alone",
+    "least_action_learning(every=list)": "records after 1 and 2 epochs",
+    "focusing_bp(every=list)": "records after 1 and 2 iterations",
+    "random_alignment(network=nan_like)": "of shapes alone",
     "error_rate(network=nan_like)": "what is not a number is wrong",
-    "solved(network=nan_like)": "what is not a number is wrong",
-    "snapshot(loss=wrong_loss)": "of no loss",
+    "zero_training_error(network=nan_like)": "what is not a number is wrong",
+    "weights(loss=wrong_loss)": "of no loss",
     **dict.fromkeys(
         (
             "marion_chizat_2024.rank_one_bound(problem=nan_like)",
@@ -709,7 +709,7 @@ EXEMPT = {
         "of the problem's shapes alone",
     ),
     "whiten(problem=wrong_loss)": "fits",
-    "NoisyNeurons(regression=wrong_loss)": "fits",
+    "ExpectedNoisyLoss(regression=wrong_loss)": "fits",
 }
 
 

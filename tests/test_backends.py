@@ -65,7 +65,12 @@ def test_batches_of_flows(answers, problem):
 def test_batches_of_descents(answers, problem, widths):
     def run():
         one = lambda network: jf.gradient_descent(
-            problem, network, 200, step_size=0.02, every=100, observe={"loss": jf.value}
+            problem,
+            network,
+            200,
+            step_size=0.02,
+            every=100,
+            observe={"loss": jf.loss_value},
         )
         found = jax.jit(jax.vmap(one))(starts(20, widths))
         return found.network, found.observed, found.status
@@ -129,13 +134,13 @@ PROGRAMS = {
     "central flow": lambda loss, n: jf.central_flow(loss, n, 10, step_size=0.1).network,
     "sharpness": jf.sharpness,
     "spectrum": jf.spectrum,
-    "Gauss-Newton spectrum": jf.gauss_newton_spectrum,
+    "Gauss-Newton spectrum": jf.linear_gauss_newton_spectrum,
     "gradient norm": jf.gradient_norm,
     "alignment": jf.alignment,
     "path coupling": jf.path_coupling,
     "imbalance": jf.imbalance,
     "gains": jf.gains,
-    "tangent kernel": jf.tangent_kernel,
+    "tangent kernel": jf.neural_tangent_kernel,
 }
 HIGHEST = str((jax.lax.Precision.HIGHEST,) * 2)
 

@@ -76,44 +76,49 @@ WITH_SAMPLES = ("mlp", "residual", "convolutional")
 KNOWN_OUTPUTS = tuple(name for name in FAMILIES if name != "equinox")
 
 ANY = {
-    "value": jf.value,
-    "excess": jf.excess,
+    "loss_value": jf.loss_value,
+    "excess_loss": jf.excess_loss,
     "gradient_norm": jf.gradient_norm,
     "sharpness": jf.sharpness,
     "spectrum": lambda loss, n: jf.spectrum(loss, n, largest=2).values,
     "spectral_density": lambda loss, n: jf.spectral_density(loss, n).trace,
     "hessian": lambda loss, n: jf.hessian(loss, n).as_matrix(),
-    "oscillation": lambda loss, n: jf.oscillation(loss, n, step_size=0.1),
-    "reversal": lambda loss, n: jf.reversal(loss, n, step_size=0.1),
-    "at_centre": jf.at_centre(jf.value, step_size=0.1),
-    "sharpening": jf.sharpening,
-    "predicted_oscillation": jf.predicted_oscillation,
+    "oscillation_variance": lambda loss, n: jf.oscillation_variance(loss, n, step_size=0.1),
+    "step_cosine": lambda loss, n: jf.step_cosine(loss, n, step_size=0.1),
+    "time_averaged": jf.time_averaged(jf.loss_value, step_size=0.1),
+    "sharpening_rate": jf.sharpening_rate,
+    "predicted_oscillation_variance": jf.predicted_oscillation_variance,
     "local_energy": lambda loss, n: jf.local_energy(loss, n, radius=0.1),
 }
 LAYERS = {
     "singular_values": jf.singular_values,
     "alignment": jf.alignment,
-    "chance_alignment": jf.chance_alignment,
+    "random_alignment": jf.random_alignment,
     "imbalance": jf.imbalance,
     "stable_rank": jf.stable_rank,
     "rank_one_gap": jf.rank_one_gap,
     "gains": lambda loss, n: jf.gains(loss, n, signal=jnp.ones(4, leaf(n).dtype)),
 }
-OUTPUTS = {"tangent_kernel": jf.tangent_kernel}
-SAMPLES = {"kernel_alignment": jf.kernel_alignment}
+OUTPUTS = {"neural_tangent_kernel": jf.neural_tangent_kernel}
+SAMPLES = {"kernel_target_alignment": jf.kernel_target_alignment}
 # Of linear networks with one output or as many as inputs, which their own tests cover; of
-# classifications; numbers of an optimiser; labels for the results of others.
+# classifications; numbers of an optimizer; labels for the results of others.
 ELSEWHERE = {
-    *("distance", "gauss_newton_spectrum", "path_coupling", "determinant"),
-    *("error_rate", "solved", "local_entropy"),
+    *("distance", "linear_gauss_newton_spectrum", "path_coupling", "determinant"),
+    *("error_rate", "zero_training_error", "local_entropy"),
     *("stability_threshold", "preconditioner"),
     *("Spectrum", "SpectralDensity", "LocalEntropy"),
 }
 # Their slopes would be those of a slope of an eigenvalue, which is refused; draws that are
 # counted have none, nor has what depends on shapes alone.
 WITHOUT_SLOPE = {
-    *("sharpening", "predicted_oscillation", "spectral_density", "local_energy"),
-    "chance_alignment",
+    *(
+        "sharpening_rate",
+        "predicted_oscillation_variance",
+        "spectral_density",
+        "local_energy",
+    ),
+    "random_alignment",
 }
 
 
@@ -254,18 +259,18 @@ def central(loss, network):
 
 
 MOVES = {"gradient_descent": descend, "gradient_flow": flow, "central_flow": central}
-# What they are given: a solver, optimisers, observables.
+# What they are given: a solver, optimizers, observables.
 RULES = {
-    *("ExponentialRosenbrock", "entropy_sgd", "keep_norms"),
-    *("value", "snapshot", "with_state"),
+    *("ExponentialRosenbrock", "entropy_sgd", "fixed_row_norms"),
+    *("loss_value", "weights", "with_state"),
 }
 # Those of a family alone, minima of linear networks and committees of signs; and a flow to
 # its end, which takes too long for a table.
 DYNAMICS_ELSEWHERE = {
-    "at_limit": "observables/test_edge.py",
+    "at_flow_limit": "observables/test_edge.py",
     "flatten": "dynamics/test_flattening.py",
-    "message_passing": "dynamics/test_message_passing.py",
-    "least_action": "dynamics/test_search.py",
+    "focusing_bp": "dynamics/test_message_passing.py",
+    "least_action_learning": "dynamics/test_search.py",
 }
 
 SHORT = {descend: tuple(FAMILIES), flow: ("linear", "equinox"), central: ("equinox",)}

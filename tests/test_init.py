@@ -139,7 +139,7 @@ PRODUCTS = {
 @pytest.mark.parametrize("extra", [None, 2], ids=["thin", "wider than the rank"])
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_balanced_factorisation_is_balanced_and_keeps_the_product(product, depth, extra):
+def test_a_balanced_factorization_is_balanced_and_keeps_the_product(product, depth, extra):
     outputs, inputs = product.shape
     width = min(product.shape) + (extra or 0)
     network = init.balanced(jnp.asarray(product), depth, width=width if extra else None)
@@ -148,7 +148,7 @@ def test_a_balanced_factorisation_is_balanced_and_keeps_the_product(product, dep
     assert_balanced(network)
 
 
-def test_balanced_factorisations_batch():
+def test_balanced_factorizations_batch():
     products = jr.normal(jr.key(0), (3, 2, 4))
     close(jax.vmap(lambda product: init.balanced(product, 3).product)(products), products)
 
@@ -194,10 +194,10 @@ FACTORS = {
 
 
 @pytest.mark.parametrize(("widths", "rank"), FACTORS.values(), ids=FACTORS)
-def test_random_factorisations_keep_the_product_and_nothing_else(problem, widths, rank):
+def test_random_factorizations_keep_the_product_and_nothing_else(problem, widths, rank):
     draw = np.random.default_rng(0).normal
     product = jnp.asarray(draw(size=(widths[-1], rank)) @ draw(size=(rank, widths[0])))
-    build = lambda key, scale: jf.init.factorisation(product, widths, scale=scale, key=key)
+    build = lambda key, scale: jf.init.factorization(product, widths, scale=scale, key=key)
     networks = jax.vmap(lambda key: build(key, 0.5))(jr.split(jr.key(0), 20))
     assert tuple(w.shape[1:] for w in networks.weights) == tuple(
         (then, first) for first, then in it.pairwise(widths)
@@ -218,7 +218,7 @@ def test_random_factorisations_keep_the_product_and_nothing_else(problem, widths
 )
 def test_widths_that_cannot_hold_the_product_are_refused(widths, fact):
     with pytest.raises(ValueError, match=fact):
-        jf.init.factorisation(jnp.eye(3), widths, scale=0.1, key=jr.key(0))
+        jf.init.factorization(jnp.eye(3), widths, scale=0.1, key=jr.key(0))
 
 
 def test_every_layer_of_a_convolutional_network_can_have_its_own_scale():

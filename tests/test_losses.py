@@ -186,7 +186,7 @@ def test_noisy_neurons_are_the_mean_over_all_masks(name):
         h = (x @ weights[0].T) * first / kept[0]
         h = (h @ weights[1].T) * second / kept[1]
         total += np.prod(odds) * np.sum((h @ weights[2].T @ read.T - y) ** 2) / len(x)
-    loss = jf.NoisyNeurons(jf.regression(x, y, readout=readout), variances)
+    loss = jf.ExpectedNoisyLoss(jf.regression(x, y, readout=readout), variances)
     network = jf.DeepLinear(tuple(map(jnp.asarray, weights)))
     np.testing.assert_allclose(loss(network), total, rtol=1e-13)
 
@@ -195,25 +195,25 @@ def test_without_noise_or_hidden_layers_noisy_neurons_are_the_regression():
     problem = jf.regression(X, Y)
     for widths, variance in (((4, 3, 1), 0.0), ((4, 1), ())):
         network = jf.init.gaussian(widths, scale=1.0, key=jr.key(0))
-        assert jf.NoisyNeurons(problem, variance)(network) == problem(network)
+        assert jf.ExpectedNoisyLoss(problem, variance)(network) == problem(network)
 
 
 @pytest.mark.parametrize("factors", [jf.gaussian_factors, jf.dropout_factors])
 def test_samples_of_noisy_neurons_average_to_their_expectation(factors):
     x, y, _ = CASES["three outputs"]
     network = jf.init.gaussian((4, 3, 2, 3), scale=0.7, key=jr.key(0))
-    many = jf.SampledNeurons(
+    many = jf.SampledNoisyLoss(
         jf.MeanSquaredError(x, y), (0.3, 0.6), jr.key(1), 1000, factors
     )
     values = jax.vmap(many.error.criterion)(many.outputs(network))
     np.testing.assert_allclose(values.mean(), many(network), rtol=1e-12)
-    exact = jf.NoisyNeurons(jf.regression(x, y), (0.3, 0.6))(network)
+    exact = jf.ExpectedNoisyLoss(jf.regression(x, y), (0.3, 0.6))(network)
     assert abs(values.mean() - exact) < 4 * values.std() / len(values) ** 0.5
 
 
 def test_noise_is_independent_for_every_sample_and_neuron():
     network = jf.DeepLinear((jnp.ones((3, 1)), jnp.eye(3)))
-    loss = jf.SampledNeurons(
+    loss = jf.SampledNoisyLoss(
         jf.MeanSquaredError(np.ones((2000, 1)), np.zeros((2000, 3))), 0.5, jr.key(0)
     )
     [factors] = loss.outputs(network)
@@ -224,10 +224,10 @@ def test_noise_is_independent_for_every_sample_and_neuron():
 def test_steps_on_samples_of_noisy_neurons_average_to_those_on_their_expectation():
     """With noise that is fresh in every step: so small that the network stays."""
     network, decay = fitting(X, Y), jf.WeightDecay((0.1, 0.2))
-    sampled = jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.5, jr.key(0)) + decay
-    options = {"batch_size": 9, "key": jr.key(1), "observe": {"network": jf.snapshot}}
+    sampled = jf.SampledNoisyLoss(jf.MeanSquaredError(X, Y), 0.5, jr.key(0)) + decay
+    options = {"batch_size": 9, "key": jr.key(1), "observe": {"network": jf.weights}}
     run = jf.gradient_descent(sampled, network, 2000, step_size=1e-9, **options)
-    exact = jf.NoisyNeurons(jf.regression(X, Y), 0.5) + decay
+    exact = jf.ExpectedNoisyLoss(jf.regression(X, Y), 0.5) + decay
     slopes = jax.grad(exact.excess)(network).weights
     for path, slope in zip(run.observed["network"].weights, slopes, strict=True):
         steps = -np.diff(path, axis=0) / 1e-9
@@ -237,20 +237,20 @@ def test_steps_on_samples_of_noisy_neurons_average_to_those_on_their_expectation
 
 
 STRENGTHS = {
-    "negative variance": (lambda: jf.NoisyNeurons(jf.regression(X, Y), -0.1), "-0.1"),
+    "negative variance": (lambda: jf.ExpectedNoisyLoss(jf.regression(X, Y), -0.1), "-0.1"),
     "variances": (
-        lambda: jf.NoisyNeurons(jf.regression(X, Y), (1.0, 1.0))(fitting(X, Y)),
+        lambda: jf.ExpectedNoisyLoss(jf.regression(X, Y), (1.0, 1.0))(fitting(X, Y)),
         r"each of 1 layers.*\(2,\)",
     ),
     "negative samples": (
-        lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), (0.1, -1.0), jr.key(0)),
+        lambda: jf.SampledNoisyLoss(jf.MeanSquaredError(X, Y), (0.1, -1.0), jr.key(0)),
         "not be negative",
     ),
     "no draws": (
-        lambda: jf.SampledNeurons(jf.MeanSquaredError(X, Y), 0.1, jr.key(0), 0),
+        lambda: jf.SampledNoisyLoss(jf.MeanSquaredError(X, Y), 0.1, jr.key(0), 0),
         "positive, but is 0",
     ),
-    "neurons": (lambda: jf.StochasticNeurons(fitting(X, Y), (0.1, 0.1, 0.1)), r"\(3,\)"),
+    "neurons": (lambda: jf.NoisyNetwork(fitting(X, Y), (0.1, 0.1, 0.1)), r"\(3,\)"),
     "decay": (lambda: jf.WeightDecay((0.1, np.nan)), "must not be negative"),
     "decays": (
         lambda: jf.WeightDecay((0.1,) * 3)(fitting(X, Y)),
@@ -412,7 +412,7 @@ def symmetric(size, rank):
     return jf.SymmetricLinear(jnp.asarray(factor))
 
 
-def test_white_moments_make_a_factorisation_of_a_matrix():
+def test_white_moments_make_a_factorization_of_a_matrix():
     a = np.random.default_rng(0).normal(size=(3, 4))
     loss = jf.regression_from_moments(np.eye(4), a, np.sum(a**2))
     network = jf.init.gaussian((4, 2, 3), scale=0.5, key=jr.key(0))
@@ -456,8 +456,8 @@ def test_what_is_known_of_deep_linear_networks_is_not_said_of_others(network, y)
     assert loss.least_excess(network) is None
     assert lanes.find(loss, network) is None
     assert invariant.find(loss, network) is None
-    with pytest.raises(ValueError, match=f"NoisyNeurons.*{type(network).__name__}"):
-        jf.NoisyNeurons(loss, 0.1)(network)
+    with pytest.raises(ValueError, match=f"ExpectedNoisyLoss.*{type(network).__name__}"):
+        jf.ExpectedNoisyLoss(loss, 0.1)(network)
 
 
 @pytest.mark.parametrize("widths", [(4, 1, 3), (4, 2, 3), (4, 3, 3), (4, 5, 2, 3)])
@@ -481,7 +481,7 @@ def test_a_bottleneck_leaves_what_the_best_map_of_its_rank_leaves(widths):
 def test_behind_a_bottleneck_the_second_best_map_is_a_saddle():
     """Maps of rank one at rest: one for each singular value, and only the top is least."""
     loss = jf.Regression(jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2), jnp.zeros(()))
-    for axis, status in ((0, jf.Status.CONVERGED), (1, jf.Status.PLATEAU)):
+    for axis, status in ((0, jf.Status.CONVERGED), (1, jf.Status.SADDLE)):
         unit = jnp.eye(2)[axis]
         size = (2.0 - axis) ** 0.5
         network = jf.DeepLinear((size * unit[None], size * unit[:, None]))
@@ -568,8 +568,8 @@ def test_a_sample_is_right_only_if_its_class_is_strictly_ahead():
     network = jf.DeepLinear((jnp.array([[2.0, 1.0], [1.0, 1.0]]),))
     np.testing.assert_array_equal(loss.margins(network), [1, 0, np.nan])
     np.testing.assert_allclose(loss.errors(network), 2 / 3)
-    assert not jf.solved(loss, network)
-    assert jf.solved(loss.select(jnp.array([0])), network)
+    assert not jf.zero_training_error(loss, network)
+    assert jf.zero_training_error(loss.select(jnp.array([0])), network)
 
 
 def test_the_flow_of_the_cross_entropy_is_that_of_logistic_regression():
@@ -589,7 +589,7 @@ def test_the_flow_of_the_cross_entropy_is_that_of_logistic_regression():
 def test_mini_batches_of_labels_are_learned():
     loss, network = jf.CrossEntropy(X, LABELS), classifying()
     options = {"step_size": 0.3, "every": 1000, "batch_size": 3, "key": jr.key(0)}
-    observe = {"error": jf.error_rate, "loss": jf.value}
+    observe = {"error": jf.error_rate, "loss": jf.loss_value}
     run = jf.gradient_descent(loss, network, 2000, observe=observe, **options)
     assert run.observed["loss"][-1] < 0.1 < run.observed["loss"][0]
     assert run.observed["error"][-1] == 0

@@ -37,7 +37,7 @@ def first_weight(loss, network):
 class TestModules:
     def test_function_and_loss_agree(self, data, module):
         own, ours = eqx.Partial(error, *data), jf.MeanSquaredError(*data)
-        watch = {"loss": jf.value, "own": first_weight, "weights": jf.snapshot}
+        watch = {"loss": jf.loss_value, "own": first_weight, "weights": jf.weights}
         runs = [
             jf.gradient_descent(loss, module, 20, step_size=0.05, every=10, observe=watch)
             for loss in (own, ours)
@@ -47,7 +47,9 @@ class TestModules:
             np.testing.assert_allclose(
                 run.observed["own"], run.observed["weights"].layers[0].weight[:, 0, 0]
             )
-            np.testing.assert_allclose(jf.value(own, run.network), run.observed["loss"][-1])
+            np.testing.assert_allclose(
+                jf.loss_value(own, run.network), run.observed["loss"][-1]
+            )
         np.testing.assert_allclose(*(run.observed["loss"] for run in runs))
         np.testing.assert_allclose(jf.sharpness(own, module), jf.sharpness(ours, module))
         parts = [jf.spectrum(ours, module, part="gauss_newton").values for _ in range(2)]
@@ -93,10 +95,10 @@ class TestModules:
         np.testing.assert_allclose(slope, numeric, rtol=1e-5)
 
     def test_functions_add_to_losses(self, data, module):
-        penalised = jf.FunctionLoss(eqx.Partial(error, *data)) + jf.WeightDecay(0.1)
+        penalized = jf.FunctionLoss(eqx.Partial(error, *data)) + jf.WeightDecay(0.1)
         weights = jax.tree.leaves(eqx.filter(module, eqx.is_array))
         wanted = error(*data, module) + 0.1 * sum(jnp.sum(w**2) for w in weights)
-        np.testing.assert_allclose(jf.value(penalised, module), wanted)
+        np.testing.assert_allclose(jf.loss_value(penalized, module), wanted)
 
     def test_trees_are_networks(self):
         """Of a parabola, whose flow is known."""
@@ -114,7 +116,7 @@ class TestWhatCannotBe:
             lambda loss, network: jf.central_flow(loss, network, 1, step_size=0.1),
             jf.sharpness,
             jf.spectral_density,
-            jf.excess,
+            jf.excess_loss,
         ],
     )
     def test_is_said_before_compiling(self, enter, data, module):

@@ -105,9 +105,9 @@ def test_residual_layers_add_to_what_they_are_given():
 def test_the_layers_jacobians_multiply_to_that_of_the_network():
     network = jf.ResidualMLP(build((3, 3, 3)).weights, jnp.tanh)
     x = jnp.array([0.2, -0.4, 1.0])
-    close(network.linearised(x).product, jax.jacrev(network)(x))
+    close(network.linearized(x).product, jax.jacrev(network)(x))
     deep = build((3, 5, 2, 4))
-    jax.tree.map(close, deep.linearised(x), deep)
+    jax.tree.map(close, deep.linearized(x), deep)
 
 
 def test_residual_layers_that_are_not_square_are_refused():
@@ -146,7 +146,7 @@ def test_the_flow_of_two_diagonal_layers_is_a_mirror_flow():
     past = way.y[6:].T
     row = ((u + v) ** 2 * np.exp(-2 * past) - (u - v) ** 2 * np.exp(2 * past)) / 4
     options = {"solver": dfx.Tsit5(), "rtol": 1e-10, "atol": 1e-10}
-    network, watch = DIAGONALS["product"][0], {"network": jf.snapshot}
+    network, watch = DIAGONALS["product"][0], {"network": jf.weights}
     problem = jf.regression(x, y)
     path = jf.gradient_flow(problem, network, times, observe=watch, **options)
     first, second = jnp.moveaxis(path.observed["network"].positive, 1, 0)
@@ -208,16 +208,16 @@ def test_convolutions_are_the_correlations_of_scipy():
 def test_the_jacobians_of_convolutions_multiply_to_that_of_the_network():
     network = convolutional(2)
     x = jnp.asarray(np.random.default_rng(1).normal(size=40))
-    layers, whole = jax.jit(lambda x: (network.linearised(x), jax.jacrev(network)(x)))(x)
+    layers, whole = jax.jit(lambda x: (network.linearized(x), jax.jacrev(network)(x)))(x)
     close(layers.product, whole)
     assert layers.widths == network.widths
 
 
 def test_singular_structure_of_convolutions_is_that_of_their_jacobians():
     network, x, problem = convolutional(2), jnp.ones(40), jf.WeightDecay(0.1)
-    with pytest.raises(ValueError, match=r"ConvNet.*linearised\(x\)"):
+    with pytest.raises(ValueError, match=r"ConvNet.*linearized\(x\)"):
         jf.singular_values(problem, network)
-    with pytest.raises(ValueError, match=r"linearised\(x\)"):
+    with pytest.raises(ValueError, match=r"linearized\(x\)"):
         jf.alignment(problem, network)
     gains = jf.gains(problem, network, signal=x)
     sizes = np.linalg.norm(network(x)) / np.linalg.norm(x)

@@ -89,7 +89,7 @@ def central_flow(
         steps: The number of steps of the descent it is to stand for.
         step_size: Its step size $\eta$.
         every: Steps between two records; the start is the first.
-        observe: What to report of the centre $\theta$ at each record, by name. Defaults to
+        observe: What to report of the center $\theta$ at each record, by name. Defaults to
             the loss alone.
         average: Observables, smooth and of real numbers, to report as descent shows them on
             average, in `edge.average`. Defaults to the loss.
@@ -110,10 +110,10 @@ def central_flow(
         progress_meter: Any Diffrax progress meter.
 
     Returns:
-        The trajectory of the centre, with its `edge`.
+        The trajectory of the center, with its `edge`.
 
     Raises:
-        ValueError: If an argument is out of range, no central flow of the optimiser is
+        ValueError: If an argument is out of range, no central flow of the optimizer is
             known, or network and loss do not fit.
     """
     loss, network = parts("central_flow", loss, network)
@@ -188,17 +188,17 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
         progress_meter=meter,
         throw=False,
     )
-    centre, reached = solution.ys, solution.ts
-    assert centre is not None
+    center, reached = solution.ys, solution.ts
+    assert center is not None
     assert reached is not None
     lived = jnp.isfinite(reached)
-    centre = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.nan, x), centre)
-    networks = jax.vmap(unravel)(centre.weights)
+    center = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.nan, x), center)
+    networks = jax.vmap(unravel)(center.weights)
     end = jax.tree.map(lambda w: w[-1], networks)
     status, remaining = judge(loss, network, end, tolerance)
     okay = dfx.is_okay(solution.result)
     spent = solution.result == dfx.RESULTS.max_steps_reached
-    failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
+    failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
     return Trajectory(
         time=jnp.where(lived, times, jnp.inf) * rule.step_size,
         observed=record(observe, loss, networks),
@@ -206,13 +206,13 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
         steps=solution.stats["num_steps"],
         status=jnp.where(okay, status, failure),
         remaining=remaining,
-        edge=_edge(place, centre, average),
+        edge=_edge(place, center, average),
         step=jnp.where(lived, jnp.arange(0, steps + 1, every), -1),
     )
 
 
 class _Rule(eqx.Module):
-    """What an optimiser does to a slow gradient, and where it becomes unstable.
+    """What an optimizer does to a slow gradient, and where it becomes unstable.
 
     Weights move by the gradient over a diagonal $D$, which is the root of the mean square
     of gradients, over the step size; and the edge is where $H = c D$.
@@ -272,7 +272,7 @@ def _rule(optimizer: Any, step_size: Array) -> _Rule:
     bound.apply_defaults()
     chosen = bound.arguments
     if chosen.get("centered"):
-        raise ValueError("`central_flow` of a centred RMSProp is not known.")
+        raise ValueError("`central_flow` of a centered RMSProp is not known.")
     number = lambda x: jnp.asarray(x, step_size.dtype)
     averaged = function is optax.adam
     momentum = number(chosen["b1"] if averaged else chosen["momentum"] or 0.0)
@@ -302,7 +302,7 @@ class _Place(eqx.Module):
         return self.loss.excess(self.unravel(w))
 
 
-class _Centre(eqx.Module):
+class _Center(eqx.Module):
     """What flows, and what is known where it has come to."""
 
     weights: Float[Array, " n"]
@@ -336,7 +336,7 @@ class _Jet(eqx.Module):
 class _Euler(dfx.AbstractAdaptiveSolver):
     r"""Steps that meet the constraint where they end, to first order.
 
-    The constraint is imposed on the Hessian at the end of a step, linearised, which
+    The constraint is imposed on the Hessian at the end of a step, linearized, which
     corrects what earlier steps have left (Cohen et al., 2025). The error is that of Euler's
     method, from the velocity at the end, where it is needed next anyway.
     """
@@ -352,11 +352,11 @@ class _Euler(dfx.AbstractAdaptiveSolver):
         del terms
         return 1
 
-    def start(self, flat) -> _Centre:
+    def start(self, flat) -> _Center:
         slope = jax.grad(self.place)(flat)
         zero, k = jnp.zeros((), flat.dtype), self.directions
         more = min(k + 2, flat.size)
-        return _Centre(
+        return _Center(
             weights=flat,
             moments=self.place.rule.first_moments(slope),
             spread=jnp.zeros((k, flat.size), flat.dtype),
@@ -401,7 +401,7 @@ class _Euler(dfx.AbstractAdaptiveSolver):
         size = jnp.where(size > 0, size, 1)
         # Oscillations far below the rounding of the weights, which have no slope.
         least = 1e-30 * size**2 * jnp.mean(jet.diagonal)
-        new = _Centre(
+        new = _Center(
             weights=w,
             moments=moments,
             spread=_root(x, least) @ jet.critical,
@@ -419,12 +419,12 @@ class _Euler(dfx.AbstractAdaptiveSolver):
         info = dict(y0=y0, y1=new)
         return new, errors, info, jet, dfx.RESULTS.successful
 
-    def _jet(self, centre, start) -> _Jet:
-        place, w, k = self.place, centre.weights, self.directions
+    def _jet(self, center, start) -> _Jet:
+        place, w, k = self.place, center.weights, self.directions
         rule = place.rule
-        basis, residual = _tracked(place, w, centre.moments, start, k)
+        basis, residual = _tracked(place, w, center.moments, start, k)
         slope = jax.grad(place)(w)
-        diagonal = rule.diagonal(centre.moments, w)
+        diagonal = rule.diagonal(center.moments, w)
         moves = basis / jnp.sqrt(diagonal)[None]
         images = jax.vmap(_product(place, w))(moves)
         curvature = moves @ images.T
@@ -595,12 +595,12 @@ def _first(matrix):
     return axis @ matrix @ axis, axis + turn
 
 
-def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> Edge:
+def _edge(place: _Place, center: _Center, average: Mapping[str, Observable]) -> Edge:
     """What a run reports of the oscillation."""
     loss, unravel, rule = place.loss, place.unravel, place.rule
 
-    def see(centre):
-        w, spread = centre.weights, centre.spread
+    def see(center):
+        w, spread = center.weights, center.spread
 
         def mean(observable):
             given = lambda w: observable(*whole(loss, unravel(w)))
@@ -608,32 +608,32 @@ def _edge(place: _Place, centre: _Centre, average: Mapping[str, Observable]) -> 
             return given(w) + jnp.sum(total, axis=0) / 2
 
         # The direction that oscillates most, in whose plane the quartic term acts.
-        diagonal = rule.diagonal(centre.moments, w)
+        diagonal = rule.diagonal(center.moments, w)
         size, axis = _first((spread * diagonal[None]) @ spread.T)
         main = axis @ spread
         along = main / jnp.sqrt(jnp.where(size > 0, size, 1))
         curve = lambda w: _bend(place, w, along, along)
         quartic = _bend(curve, w, main, main)
         modes = jnp.maximum(decompositions.eigvalsh(spread @ spread.T)[::-1], 0)
-        others = centre.values[spread.shape[0] :]  # None, if all weights may oscillate.
+        others = center.values[spread.shape[0] :]  # None, if all weights may oscillate.
         return (
             {name: mean(observable) for name, observable in average.items()},
             modes,
-            centre.values[: spread.shape[0] + 1] * rule.unit,
-            (jnp.minimum(centre.values[0], rule.edge) - quartic / 6) * rule.unit,
+            center.values[: spread.shape[0] + 1] * rule.unit,
+            (jnp.minimum(center.values[0], rule.edge) - quartic / 6) * rule.unit,
             jnp.any(others > 0.999 * rule.edge),
         )
 
-    averages, modes, values, corrected, full = jax.lax.map(see, centre)
+    averages, modes, values, corrected, full = jax.lax.map(see, center)
     return Edge(
         threshold=rule.edge * rule.unit,
         eigenvalues=values,
         modes=modes,
         average=averages,
         corrected=corrected,
-        gap=centre.gap,
-        violation=centre.violation,
-        residual=centre.residual,
+        gap=center.gap,
+        violation=center.violation,
+        residual=center.residual,
         saturated=jnp.any(full),
     )
 

@@ -83,16 +83,16 @@ def gradient_descent(
             increase up to `steps`, at the price of reverse-mode derivatives. The start is
             always the first record.
         observe: What to report at each record, by name. Defaults to the loss alone. What
-            also depends on the state of the optimiser, in `with_state`.
+            also depends on the state of the optimizer, in `with_state`.
         until: Stop at the first record where this observable is true.
-        optimizer: An Optax optimiser that takes a step size, such as `optax.adam` or
+        optimizer: An Optax optimizer that takes a step size, such as `optax.adam` or
             `equinox.Partial(optax.sgd, momentum=0.9)`; or a whole
             `optax.GradientTransformation`, or `optax.MultiSteps`, which then leaves no use
             for `step_size`.
         batch_size: Samples in a mini-batch, drawn without replacement from an order that
             is shuffled anew for every epoch; a last incomplete batch is left out. Needs
             a loss that holds samples, and `key`. Defaults to all samples at every step.
-        key: Randomness of the mini-batches, and of losses such as `SampledNeurons`, which
+        key: Randomness of the mini-batches, and of losses such as `SampledNoisyLoss`, which
             every step draws anew; without a key they stay as they were drawn.
         tolerance: What counts as converged, see `Status`.
         progress_meter: Any Diffrax progress meter, such as `diffrax.TextProgressMeter()`;
@@ -244,7 +244,7 @@ class Way(NamedTuple):
 def travel(way, step, network) -> Any:
     """At each record but the start the network, time and state, if it is a reached one.
 
-    And the end. States of the optimiser are kept only of a stateful way.
+    And the end. States of the optimizer are kept only of a stateful way.
     """
     regular = isinstance(way.every, int)
     ends = jnp.asarray(way.ends)

@@ -2,7 +2,7 @@ r"""A stiff integrator made for gradient flows: exponentials of the Hessian, by 
 
 The Jacobian of $\dot\theta = -\nabla \mathcal L$ is minus the Hessian: symmetric, cheap to
 multiply by, and, in the networks studied here, with few distinct eigenvalues. So the
-linearised flow can be followed exactly, however stiff it is, from a Krylov space of a few
+linearized flow can be followed exactly, however stiff it is, from a Krylov space of a few
 dimensions, and only the curvature of the gradient is left to a Runge-Kutta-like scheme.
 """
 
@@ -37,7 +37,7 @@ class ExponentialRosenbrock(dfx.AbstractAdaptiveSolver):
     products with the Jacobian a step.
 
     Nothing of the size of the Jacobian is formed, unless a derivative is taken, forward or
-    reverse: the rule diagonalises the Jacobian once a step, and is right where eigenvalues
+    reverse: the rule diagonalizes the Jacobian once a step, and is right where eigenvalues
     coincide.
 
     Args:
@@ -222,11 +222,11 @@ def _(primals, tangents):
 
 
 def _dense_stages(flow, h, y0):
-    """The same pieces as vectors, and functions of the Jacobian by diagonalising it."""
+    """The same pieces as vectors, and functions of the Jacobian by diagonalizing it."""
     y, f = ravel_pytree(y0)[0], flow.at(y0)
     if y.size > _DENSE_LIMIT:
         raise ValueError(
-            "The derivative of `ExponentialRosenbrock` diagonalises the Jacobian, so it "
+            "The derivative of `ExponentialRosenbrock` diagonalizes the Jacobian, so it "
             f"is meant for at most {_DENSE_LIMIT} weights, not {y.size}. Follow the flow "
             "with an explicit solver, or differentiate the limit with "
             "`adjoint=diffrax.ImplicitAdjoint()`."

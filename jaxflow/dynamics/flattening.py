@@ -1,4 +1,4 @@
-"""From one minimiser of a linear network to a flatter one, with the same function."""
+"""From one minimizer of a linear network to a flatter one, with the same function."""
 
 from collections.abc import Callable
 
@@ -25,29 +25,29 @@ def flatten(
     *,
     steps: int = 300,
 ) -> DeepLinear:
-    r"""Minimise a measure of flatness among the minimisers of the loss.
+    r"""Minimize a measure of flatness among the minimizers of the loss.
 
-    A descent of its own, not one of training: by L-BFGS, over all factorisations of the
+    A descent of its own, not one of training: by L-BFGS, over all factorizations of the
     target $W_L \cdots W_1 = W_\star$. One layer, on the wider side of the target, is solved
     for, and the one on the other side keeps to the range of the target, without which
-    the flattest minimisers of targets without full rank could not be reached.
+    the flattest minimizers of targets without full rank could not be reached.
 
-    If the measure is an array, its largest entry is minimised: through smooth maxima
+    If the measure is an array, its largest entry is minimized: through smooth maxima
     whose temperature falls by steps, to $10^{-9}$ of the largest, for the largest
     eigenvalue is not differentiable where it is repeated. So
-    `flatten(problem, network, jf.gauss_newton_spectrum)` minimises the sharpness, and
-    `lambda loss, network: jnp.sum(jf.gauss_newton_spectrum(loss, network))` the trace.
+    `flatten(problem, network, jf.linear_gauss_newton_spectrum)` minimizes the sharpness,
+    and `lambda *place: jnp.sum(jf.linear_gauss_newton_spectrum(*place))` the trace.
 
     Args:
         loss: The problem.
-        network: Where to start. It need not be a minimiser: the layer that is solved for
+        network: Where to start. It need not be a minimizer: the layer that is solved for
             is moved there first.
-        measure: A differentiable function of minimisers.
+        measure: A differentiable function of minimizers.
         steps: How many steps at most at each of nine temperatures, or in all if the
             measure is a number.
 
     Returns:
-        A minimiser; how flat it is, `measure` tells. Local minima are possible; from
+        A minimizer; how flat it is, `measure` tells. Local minima are possible; from
         random starts none were seen for the sharpness.
 
     Raises:
@@ -70,7 +70,7 @@ def flatten(
     if min(network.widths[1:-1]) < rank:
         raise ValueError(
             "`flatten(network=...)` must be at least as wide as the rank of the target, "
-            f"{rank}, but has widths {network.widths}: it has no minimiser of zero excess."
+            f"{rank}, but has widths {network.widths}: it has no minimizer of zero excess."
         )
     # Turned so that the first layer is on the wider side.
     turned = target.shape[0] > target.shape[1]
@@ -101,7 +101,7 @@ def _flatten(loss, free, basis, reduced, measure, steps, turned):
         return scale * jax.nn.logsumexp(values / scale)
 
     def cool(free, temperature):
-        return _minimise(lambda free: smooth(free, temperature), free, steps), None
+        return _minimize(lambda free: smooth(free, temperature), free, steps), None
 
     number = jax.eval_shape(measure, loss, build(free)).ndim == 0
     temperatures = jnp.asarray(_TEMPERATURES[-1:] if number else _TEMPERATURES, basis.dtype)
@@ -112,7 +112,7 @@ def _flatten(loss, free, basis, reduced, measure, steps, turned):
 _TEMPERATURES = (0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9)
 
 
-def _minimise(function: Callable[[PyTree], Array], start: PyTree, steps: int) -> PyTree:
+def _minimize(function: Callable[[PyTree], Array], start: PyTree, steps: int) -> PyTree:
     """By L-BFGS, until nothing falls any more."""
     solver = optax.lbfgs(memory_size=20)
     both = optax.value_and_grad_from_state(function)

@@ -30,9 +30,9 @@ from .trajectory import (
     arrived,
     check_watch,
     judge,
+    loss_value,
     record,
     returned,
-    value,
 )
 
 
@@ -171,10 +171,10 @@ def gradient_flow(
     return returned(loss, _follow(*task) if known(task) else _as_part(*task))
 
 
-class at_limit(eqx.Module):
+class at_flow_limit(eqx.Module):
     r"""An observable of where the gradient flow from here would arrive.
 
-    `at_limit(jf.sharpness)` of each iterate of a descent is the "gradient-flow
+    `at_flow_limit(jf.sharpness)` of each iterate of a descent is the "gradient-flow
     sharpness" of Kreisler et al. (2023): it falls while descent is at the edge of
     stability, in their scalar networks without exception, elsewhere nearly. A flow to its
     end at every record is dear: record seldom.
@@ -188,7 +188,7 @@ class at_limit(eqx.Module):
     options: dict[str, Any]
 
     def __init__(self, observable: Observable, **options: Any):
-        _checks.function("at_limit(observable)", observable, "a loss and a network")
+        _checks.function("at_flow_limit(observable)", observable, "a loss and a network")
         self.observable, self.options = observable, {"throw": False, **options}
 
     def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
@@ -402,7 +402,7 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
         networks = jax.tree.map(finish, networks, end)
     status, remaining = judge(loss, network, end, tolerance)
     spent = result == dfx.RESULTS.max_steps_reached
-    failure = jnp.where(spent, Status.EXHAUSTED, Status.FAILED)
+    failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
     kept = dfx.is_okay(result) | (status == Status.DIVERGED)
     run = Trajectory(
         time=reached.at[-1].set(leg.time),
@@ -502,7 +502,7 @@ class _Tsit5UntilStiff(dfx.Tsit5):
 class _Capped(dfx.PIDController):
     """Steps as long as their error allows, and none longer than an observable says."""
 
-    longest: Observable = value
+    longest: Observable = loss_value
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)

@@ -24,7 +24,7 @@ from .trajectory import Observable, Trajectory
 class Focusing(eqx.Module):
     r"""How many replicas belief propagation is of, and how strongly they are coupled.
 
-    Replicas $w^1, \dots, w^y$ share a centre $\tilde w$ in the factor $e^{\gamma \sum_a w^a
+    Replicas $w^1, \dots, w^y$ share a center $\tilde w$ in the factor $e^{\gamma \sum_a w^a
     \cdot \tilde w}$: the more there are, and the closer, the denser with solutions the
     region they can all be in. One replica, or no coupling, is belief propagation itself;
     infinite coupling makes the replicas one, which reinforces beliefs $y$ times.
@@ -96,7 +96,7 @@ class Focusing(eqx.Module):
 
 
 @full_precision
-def message_passing(
+def focusing_bp(
     loss: Classification,
     network: Committee,
     focusing: Focusing,
@@ -125,7 +125,7 @@ def message_passing(
        \end{aligned} $$
 
     where $g$ keeps the share `damping` of what it was, and $m$ and $v$ are the mean and
-    variance of weights in the field $B$, coupled to a centre that $y - 1$ other replicas in
+    variance of weights in the field $B$, coupled to a center that $y - 1$ other replicas in
     the same field are coupled to. Weights on spheres, $\|w_k\|^2 = n$, have $m = G B / s$
     and $v = 1 / s$ with
 
@@ -164,28 +164,28 @@ def message_passing(
         ValueError: If the network is no such committee, it does not fit the patterns, or an
             argument is out of range.
     """
-    check_search("message_passing", loss, network)
+    check_search("focusing_bp", loss, network)
     hidden = network.weights.shape[0]
     signs = network.unit is jnp.sign or (network.unit is None and hidden == 1)
     if not signs or network.vote != "sum":
         raise ValueError(
-            "`message_passing(network=...)` must be a committee of an odd number of signs "
+            "`focusing_bp(network=...)` must be a committee of an odd number of signs "
             f"that votes by its sum, but has {hidden} of the unit {network.unit} and votes "
             f'by its {network.vote}. Build it with `unit=jnp.sign` and `vote="sum"`.'
         )
     if not isinstance(focusing, Focusing):
         raise ValueError(
-            "`message_passing(focusing=...)` must be a `Focusing`, but is a "
+            "`focusing_bp(focusing=...)` must be a `Focusing`, but is a "
             f"`{type(focusing).__name__}`. For belief propagation pass "
             "`Focusing(1.0, jnp.zeros(steps))`."
         )
     dtype = network.weights.dtype
-    name = "message_passing(damping=...)"
+    name = "focusing_bp(damping=...)"
     damping = _checks.real(name, damping, _checks.SHARE, dtype=dtype)
     focusing = jax.tree.map(lambda a: a.astype(dtype), focusing)
     step = _Iteration(loss, focusing, damping, _on_signs if binary else _on_spheres)
     steps = focusing.couplings.size
-    name = "message_passing"
+    name = "focusing_bp"
     return search(name, step, network, steps, every, observe, progress_meter, stop=stop)
 
 
@@ -313,8 +313,8 @@ def _share(size, replicas, coupling):
     def excess(logit):
         precision = _precision(size * (1 + (replicas - 1) * sigmoid(logit)) ** 2)
         ratio = coupling * sigmoid(-logit) / precision
-        centre = _precision(size * (replicas * ratio) ** 2)
-        fall = jnp.log(centre * precision) - log_sigmoid(-logit)
+        center = _precision(size * (replicas * ratio) ** 2)
+        fall = jnp.log(center * precision) - log_sigmoid(-logit)
         return logit + fall - 2 * jnp.log(coupling)
 
     def halve(_, bounds):

@@ -13,16 +13,18 @@ from .. import _checks
 from .._linalg.norms import norm
 
 
-def keep_norms() -> optax.GradientTransformation:
+def fixed_row_norms() -> optax.GradientTransformation:
     """Scale every row of weights back to the norm that it has, after the step.
 
-    The last of a chain: `optax.chain(optax.sgd(0.1), keep_norms())`. Rows that are zero, or
-    become so, are left alone.
+    The last of a chain: `optax.chain(optax.sgd(0.1), fixed_row_norms())`. Rows that are
+    zero, or become so, are left alone.
     """
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("`keep_norms` needs the weights, as `update(..., params)`.")
+            raise ValueError(
+                "`fixed_row_norms` needs the weights, as `update(..., params)`."
+            )
         return jax.tree.map(_back, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -22,7 +22,7 @@ from .trajectory import Observable, Status, Trajectory, check_watch, record
 
 
 @full_precision
-def least_action(
+def least_action_learning(
     loss: AbstractLoss,
     network: PyTree[Array],
     epochs: int,
@@ -37,7 +37,7 @@ def least_action(
     r"""Correct one wrong pattern after the other, by the units that need the least.
 
     Patterns come in random order. Where the vote is wrong, as many units as it takes are
-    pushed towards the right answer by $\eta$ times the pattern, those whose fields are
+    pushed toward the right answer by $\eta$ times the pattern, those whose fields are
     closest to changing sign. Weights grow as they learn, which anneals $\eta$.
 
     With `noise` $\epsilon$ votes are those of weights disturbed by normal noise of
@@ -66,21 +66,23 @@ def least_action(
         ValueError: If the network is no such committee, it does not fit the patterns, or an
             argument is out of range.
     """
-    loss, network = check_search("least_action", loss, network)
+    loss, network = check_search("least_action_learning", loss, network)
     if network.unit is not jnp.sign or network.vote == "difference":
         raise ValueError(
-            "`least_action(network=...)` must be a committee of signs that votes by its "
-            f"sum or product, but has the unit {network.unit} and votes by its "
+            "`least_action_learning(network=...)` must be a committee of signs that votes "
+            f"by its sum or product, but has the unit {network.unit} and votes by its "
             f"{network.vote}."
         )
     dtype = network.weights.dtype
-    name = "least_action({}=...)".format
+    name = "least_action_learning({}=...)".format
     step_size = _checks.real(name("step_size"), step_size, _checks.POSITIVE, dtype=dtype)
     if not callable(noise):
         noise = _checks.real(name("noise"), noise, _checks.NOT_NEGATIVE, dtype=dtype)
     epochs, key = _checks.whole(name("epochs"), epochs), _checks.key(name("key"), key)
     epoch = _Epoch(loss, step_size, noise, key)
-    return search("least_action", epoch, network, epochs, every, observe, progress_meter)
+    return search(
+        "least_action_learning", epoch, network, epochs, every, observe, progress_meter
+    )
 
 
 def check_search(
@@ -125,7 +127,7 @@ def _search(step, network, way, observe):
     networks, times, _, lived, last = travel(way, step, network)
     networks = jax.tree.map(join, network, networks, last.network)
     solved = step.loss.solved(last.network)
-    status = jnp.where(solved, Status.CONVERGED, Status.MOVING)
+    status = jnp.where(solved, Status.CONVERGED, Status.UNCONVERGED)
     status = jnp.where(tree_isfinite(last.network), status, Status.DIVERGED)
     return Trajectory(
         time=join(jnp.zeros_like(last.time), times, last.time),

@@ -26,7 +26,7 @@ Observable = Callable[[AbstractLoss, PyTree[Array]], PyTree[Array]]
 
 
 class with_state(eqx.Module):
-    """An observable that also sees the state of the optimiser, of `gradient_descent` alone.
+    """An observable that also sees the state of the optimizer, of `gradient_descent` alone.
 
     Such as the sharpness in the metric of Adam, which is held at its own threshold
     (`stability_threshold`): `with_state(function)` of a
@@ -53,7 +53,7 @@ class with_state(eqx.Module):
     ) -> PyTree[Array]:
         if state is None:
             raise ValueError(
-                "`with_state` observes the state of an optimiser, which only "
+                "`with_state` observes the state of an optimizer, which only "
                 "`gradient_descent` has."
             )
         return self.function(loss, network, state)
@@ -67,8 +67,8 @@ class Status(enum.IntEnum):
 
     - `CONVERGED`: the excess is within `tolerance` $\Delta$; or, of a classification, no
       pattern is wrong. Or, where the loss cannot reach its floor, so is
-      `Trajectory.remaining`, and it is no plateau.
-    - `PLATEAU`: `Trajectory.remaining` is that small, but the least excess, where it is
+      `Trajectory.remaining`, and it is no saddle.
+    - `SADDLE`: `Trajectory.remaining` is that small, but the least excess, where it is
       known, as for linear networks, is further below. Where it is not: the excess is more
       than $\sqrt{\texttt{tolerance}}\, \Delta$, and the loss curves up in no direction, or
       down in one, by as much over the length of the weights, or over the length in which
@@ -79,35 +79,35 @@ class Status(enum.IntEnum):
     - `OSCILLATING`: of the path of eight further steps, less than a quarter is net
       displacement. Steps that cancel are what descent does above $2/$sharpness.
     - `DIVERGED`: not finite, or the excess is above $10^3 \Delta$.
-    - `EXHAUSTED`: the integrator has spent its steps.
+    - `MAX_STEPS`: the integrator has spent its steps.
     - `FAILED`: the integrator gave up.
-    - `MOVING`: none of these; the run was too short.
+    - `UNCONVERGED`: none of these; the run was too short.
     """
 
-    MOVING = 0
+    UNCONVERGED = 0
     CONVERGED = 1
     OSCILLATING = 2
     COLLAPSED = 3
     DIVERGED = 4
     FAILED = 5
-    PLATEAU = 6
-    EXHAUSTED = 7
+    SADDLE = 6
+    MAX_STEPS = 7
 
 
 class Edge(eqx.Module):
     r"""What a central flow knows of the oscillation that it averages over.
 
-    Eigenvalues are of the Hessian, or, for an optimiser with a preconditioner $P$, of
+    Eigenvalues are of the Hessian, or, for an optimizer with a preconditioner $P$, of
     $P^{-1} H$, and compare with `threshold`, that of `stability_threshold`.
 
     Attributes:
-        threshold: Where the optimiser becomes unstable: $2 / \eta$ for gradient descent.
+        threshold: Where the optimizer becomes unstable: $2 / \eta$ for gradient descent.
         eigenvalues: The largest ones at each record, one more than there are directions.
         modes: The eigenvalues of the covariance $\Sigma$ of weights, largest first; their
-            sum is the mean square of the distance of iterates from the centre.
+            sum is the mean square of the distance of iterates from the center.
         average: The observables to average, by name, as descent shows them.
         corrected: The sharpness around which descent oscillates, to the next order: at the
-            centre less $\sigma^2 \partial_u^4 \mathcal{L} / 6$ along the main mode $u$, for
+            center less $\sigma^2 \partial_u^4 \mathcal{L} / 6$ along the main mode $u$, for
             descent balances the chord of the gradient and not its tangent.
         gap: The largest gap of complementarity up to each record.
         violation: The largest relative excess of an eigenvalue over the threshold so far.
@@ -133,7 +133,7 @@ class Trajectory(eqx.Module):
 
     Attributes:
         time: Training time of each record. A step of size $\eta$ takes time $\eta$; an
-            optimiser that keeps its step size to itself takes time 1 a step. The last
+            optimizer that keeps its step size to itself takes time 1 a step. The last
             record is the end; those that a run which stopped early never reached have
             infinite time.
         observed: The observables by name, each with the records along its first axis;
@@ -171,18 +171,18 @@ class Trajectory(eqx.Module):
     @property
     def ok(self) -> Bool[Array, "..."]:
         """Whether the end is what was asked for, not diverged, failed or exhausted."""
-        bad = (Status.DIVERGED, Status.FAILED, Status.EXHAUSTED)
+        bad = (Status.DIVERGED, Status.FAILED, Status.MAX_STEPS)
         return ~jnp.isin(self.status, jnp.array(bad, jnp.int32))
 
 
 @of_modules
-def value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+def loss_value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The loss."""
     return loss(network)
 
 
 @of_modules
-def snapshot(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
+def weights(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
     """The network itself; of a module that holds more than weights, its weights."""
     del loss
     return network
@@ -204,7 +204,7 @@ def check_watch(
     if until is not None:
         _checks.function(f"{name}(until=...)", until, "a loss and a network")
     if observe is None:
-        return {"loss": value}
+        return {"loss": loss_value}
     if not isinstance(observe, Mapping):
         given = getattr(observe, "__name__", "sharpness")
         raise TypeError(
@@ -248,7 +248,7 @@ def record(
         return jax.tree.map(blank, seen)
 
     seen = jax.lax.map(see, (networks, states))
-    # Before the first step an optimiser knows nothing.
+    # Before the first step an optimizer knows nothing.
     unknown = lambda v: v.at[0].set(jnp.nan) if eqx.is_inexact_array(v) else v
     return {
         name: jax.tree.map(unknown, values)
@@ -318,13 +318,13 @@ def judge(
         (lost, Status.DIVERGED),
         (there, Status.CONVERGED),
         (like_zero & fallen, Status.COLLAPSED),
-        (at_rest & saddle, Status.PLATEAU),
+        (at_rest & saddle, Status.SADDLE),
         (at_rest, Status.CONVERGED),
         (straightness < 0.25, Status.OSCILLATING),
     )
     conditions, verdicts = zip(*cases, strict=True)
     choices = [jnp.asarray(verdict, jnp.int32) for verdict in verdicts]
-    status = jnp.select(conditions, choices, jnp.asarray(Status.MOVING, jnp.int32))
+    status = jnp.select(conditions, choices, jnp.asarray(Status.UNCONVERGED, jnp.int32))
     return status, jnp.where(lost | there, excess, remaining)
 
 

@@ -1,7 +1,7 @@
 r"""How wide the minima are that algorithms find in two-class problems, beside theory.
 
 Baldassi, Pittorino & Zecchina (2020): networks that store random patterns have a few very
-wide flat minima among many narrow ones. Minimisers of the cross-entropy are in them, and so
+wide flat minima among many narrow ones. Minimizers of the cross-entropy are in them, and so
 are the solutions of algorithms that are made to find them. Replica theory and measurements
 share their axes.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 PARTS = {
     "binary": "binary perceptron: errors of ground states, and solutions around them",
     "replicas": "entropy of replicas, by their number: signs and ReLU units",
-    "references": "around minimisers of the cross-entropy: theory and measurement",
+    "references": "around minimizers of the cross-entropy: theory and measurement",
     "algorithms": "local energy and curvature, by algorithm",
     "entropy": "volume of solutions and spectrum of the Hessian, by algorithm",
     "loads": "what is solved, by load",
-    "generalisation": "test error against local energy",
+    "generalization": "test error against local energy",
     "parity": "committee and parity machine",
 }
 RADII = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -56,8 +56,8 @@ def run(
 
     Args:
         only: Some of `binary`, `replicas`, `references`, `algorithms`, `entropy`, `loads`,
-            `generalisation` and `parity`. By default all of them.
-        data: For the generalisation: `digits` (shipped with scikit-learn; even or odd), or
+            `generalization` and `parity`. By default all of them.
+        data: For the generalization: `digits` (shipped with scikit-learn; even or odd), or
             the path of a file of samples: `.npy`, `.npz`, `.csv`, or IDX (`.gz` or not).
         labels: For a file, that of its labels, of the same formats.
         classes: For a file, the two labels to tell apart, if there are more.
@@ -91,7 +91,7 @@ def run(
         )
     jf.init.committee(hidden, inputs, key=jax.random.key(0))  # Whether there is one.
     loaded = None
-    if "generalisation" in names:
+    if "generalization" in names:
         loaded = load_classes(data, labels=labels, classes=classes)
         progress(loaded.description)
     sweep = named if sweep is None else sweep
@@ -107,7 +107,7 @@ def headline(tree: "xr.DataTree") -> str:
     del tree
     return (
         "Local energy: the share of patterns that noise of a radius on the weights makes "
-        "wrong.\nTheory: typical solutions are isolated; minimisers of the cross-entropy "
+        "wrong.\nTheory: typical solutions are isolated; minimizers of the cross-entropy "
         "of robustness 2 to 5 are nearly as wide as any can be;\nReLU units have wider "
         "ones than signs."
     )
@@ -123,7 +123,7 @@ def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
     from . import plot_wide
 
     words = titles(
-        "Baldassi, Pittorino & Zecchina (2020)", PARTS, generalisation=tree.attrs["data"]
+        "Baldassi, Pittorino & Zecchina (2020)", PARTS, generalization=tree.attrs["data"]
     )
     return pairs(tree, plot_wide.PANELS, words, plot_wide.ROWS)
 
@@ -167,7 +167,7 @@ def _binary(plan: _Plan) -> "xr.Dataset":
     kernel, options = _kernel("Perceptron"), {"weights": "binary"}
     errors = [
         [
-            float(theory.cross_entropy_minimiser(kernel, a, g, **options).error)
+            float(theory.cross_entropy_minimizer(kernel, a, g, **options).error)
             for a in loads
         ]
         for g in strengths
@@ -201,10 +201,10 @@ def _replicas(plan: _Plan) -> "xr.Dataset":
     numbers = (2, 20) if plan.quick else (2, 5, 20, 100)
     kernels = {"signs": _kernel("SignUnits"), "ReLU": _kernel("ReLUUnits")}
     curves = {
-        "typical": lambda k: theory.franz_parisi(k, 1.0, distances).normalised,
+        "typical": lambda k: theory.franz_parisi(k, 1.0, distances).normalized,
         **{
             f"{y} replicas": ft.partial(
-                lambda k, y: theory.replica_entropy(k, 1.0, distances, y).normalised, y=y
+                lambda k, y: theory.replica_entropy(k, 1.0, distances, y).normalized, y=y
             )
             for y in numbers
         },
@@ -240,7 +240,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
         patterns = jf.random_patterns(inputs, inputs, key=data)
         loss = jf.Classification(patterns.x, patterns.y, robustness=strength)
         network = jf.init.committee(1, inputs, unit=None, key=start)
-        optimizer = optax.chain(optax.sgd(0.3 * inputs), jf.keep_norms())
+        optimizer = optax.chain(optax.sgd(0.3 * inputs), jf.fixed_row_norms())
         options = {"optimizer": optimizer, "every": steps}
         return loss, jf.gradient_descent(loss, network, steps, **options).network
 
@@ -248,7 +248,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
         loss, end = descend(key, robustness)
         return {"training_errors": loss.errors(end)}
 
-    def minimise(key, strength):
+    def minimize(key, strength):
         loss, end = descend(key, strength)
         # Errors, and not their rise: what theory speaks of.
         energy = jf.local_energy(loss, end, radius=radii) + loss.errors(end)
@@ -260,14 +260,14 @@ def _references(plan: _Plan) -> "xr.Dataset":
         }
 
     axes, count = {"strength": strengths}, plan.count(8)
-    runs = plan("references", minimise, seeds=count, axes=axes)
+    runs = plan("references", minimize, seeds=count, axes=axes)
     axes = {"robustness": robustness}
     trained = plan("references-training", train, seeds=count, axes=axes)
     runs = runs.assign(training_errors=trained.training_errors)
     runs = runs.rename(energy_0="radius", entropy_0="seen")
     kernels = {"perceptron": kernel, "ReLU": _kernel("ReLUUnits")}
     around = strengths if plan.quick else (0.5, *strengths, 50.0)
-    curve = lambda k, s: theory.franz_parisi(k, 1.0, distances, strength=s).normalised
+    curve = lambda k, s: theory.franz_parisi(k, 1.0, distances, strength=s).normalized
     exact = [
         [np.asarray(curve(k, s)) for s in (None, *around)]
         + [np.asarray(theory.widest_entropy(k, 1.0, distances))]
@@ -276,7 +276,7 @@ def _references(plan: _Plan) -> "xr.Dataset":
     names = np.array(["typical", *(f"{s:g}" for s in around), "widest"], object)
     profile = lambda k, s: np.asarray(theory.local_energy(k, 1.0, s, radii))
     lines = [[profile(k, s) for s in strengths] for k in kernels.values()]
-    least = lambda s: theory.cross_entropy_minimiser(kernel, 1.0, s).error
+    least = lambda s: theory.cross_entropy_minimizer(kernel, 1.0, s).error
     theories = {
         "exact_errors": ("robustness", np.asarray(jax.vmap(least)(robustness))),
         "exact_entropy": (("units", "reference", "distance"), np.array(exact)),
@@ -365,7 +365,7 @@ def _loads(plan: _Plan) -> "xr.Dataset":
     return plan.each("loads", search, names, seeds=plan.count(4), loop={"alpha": loads})
 
 
-def _generalisation(plan: _Plan) -> "xr.Dataset":
+def _generalization(plan: _Plan) -> "xr.Dataset":
     """Committees whose units see all inputs, on problems that can be learned."""
     import jax.numpy as jnp
     import jax.random as jr
@@ -410,7 +410,7 @@ def _generalisation(plan: _Plan) -> "xr.Dataset":
         }
 
     loop = {"problem": problems}
-    return plan.each("generalisation", search, names, seeds=plan.count(4), loop=loop)
+    return plan.each("generalization", search, names, seeds=plan.count(4), loop=loop)
 
 
 def _parity(plan: _Plan) -> "xr.Dataset":
@@ -441,7 +441,7 @@ def _parity(plan: _Plan) -> "xr.Dataset":
     some = distances[1:]
     lines = [
         *(theory.parity_entropy(width, load, some) for width in widths),
-        theory.franz_parisi(_kernel("SignUnits"), load, some).normalised,
+        theory.franz_parisi(_kernel("SignUnits"), load, some).normalized,
         theory.widest_entropy(_kernel("SignUnits"), load, some),
     ]
     names = [f"parity of {width}, typical" for width in widths]
@@ -457,7 +457,7 @@ def _parity(plan: _Plan) -> "xr.Dataset":
 _PARTS = {  # Those that compile longest first.
     "algorithms": _algorithms,
     "entropy": _entropy,
-    "generalisation": _generalisation,
+    "generalization": _generalization,
     "loads": _loads,
     "binary": _binary,
     "references": _references,
@@ -492,7 +492,7 @@ def _replicas_rows(runs):
             for unit in runs.units.to_numpy()
         )
         at = float(near.distance)
-        yield {"case": curve, "finding": f"normalised entropy at {at:.3f}: {values}"}
+        yield {"case": curve, "finding": f"normalized entropy at {at:.3f}: {values}"}
 
 
 def _references_rows(runs):
@@ -516,7 +516,7 @@ def _references_rows(runs):
         at = float(near.distance)
         yield {
             "case": f"around {words}, theory",
-            "finding": f"normalised entropy at {at:.3f}: {values}",
+            "finding": f"normalized entropy at {at:.3f}: {values}",
         }
 
 
@@ -565,7 +565,7 @@ def _loads_rows(runs):
         yield {"case": name, "solved": told, "finding": "share of problems, by load"}
 
 
-def _generalisation_rows(runs):
+def _generalization_rows(runs):
     from scipy.stats import spearmanr
 
     for problem in runs.problem.to_numpy():
@@ -611,6 +611,6 @@ _ROWS = {
     "algorithms": _algorithms_rows,
     "entropy": _entropy_rows,
     "loads": _loads_rows,
-    "generalisation": _generalisation_rows,
+    "generalization": _generalization_rows,
     "parity": _parity_rows,
 }

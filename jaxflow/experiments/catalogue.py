@@ -1,7 +1,7 @@
 """The named experiments: what `jaxflow list` lists and `jaxflow run` runs.
 
 An experiment is a module of this package with four functions: `run(**arguments)`, whose
-keyword arguments are its flags, returns a labelled tree, and makes its sweeps with the
+keyword arguments are its flags, returns a labeled tree, and makes its sweeps with the
 argument `sweep`, which takes a name first and knows where to keep them; `headline(tree)`
 says what theory predicts; `summary(tree)` returns the table that answers its question;
 `figures(tree)` draws it, by name. Kept free of heavy imports.
@@ -18,7 +18,7 @@ EXPERIMENTS = {
     "mulayoff-michaeli": "flattest minima of linear networks from inside, and what ends "
     "there, beside the exact theory beyond Mulayoff & Michaeli (2020)",
     "denoisers": "the nonlinear experiments of Mulayoff & Michaeli (2020): flatness and "
-    "coupling of trained denoisers, by depth, step size and optimiser",
+    "coupling of trained denoisers, by depth, step size and optimizer",
     "ziyin-li-meng": "exact global minima with weight decay and noisy neurons, after "
     "Ziyin, Li & Meng (2022), and who finds them",
     "baldassi-pittorino-zecchina": "wide flat minima of shallow networks, after Baldassi, "
@@ -26,7 +26,7 @@ EXPERIMENTS = {
     "networks": "linear networks beside their exact solutions, and nonlinear ones beside "
     "them: flow, sharpness, alignment and tangent kernel on real data",
     "edge-of-stability": "what descent does above 2/step size: beside the flow and the "
-    "central flow, on linear and nonlinear networks, with four optimisers",
+    "central flow, on linear and nonlinear networks, with four optimizers",
 }
 
 

@@ -51,9 +51,9 @@ def load_data(data: str | os.PathLike[str], *, target: str | None = None) -> Dat
         data: `diabetes`, 442 patients of scikit-learn, or `digits`, its 1797 images of
             8 x 8 pixels, with the digit as target; `cancer`, its 569 tumours, with benign
             as one and malignant as zero; `paper`, the synthetic data of Marion & Chizat
-            (2024); or the path of a CSV file with a header. All but the paper's are centred
-            and scaled to unit variance, column by column. Commas, semicolons or tabs
-            separate columns; with the latter two, numbers may have decimal commas.
+            (2024); or the path of a CSV file with a header. All but the paper's are
+            centered and scaled to unit variance, column by column. Commas, semicolons or
+            tabs separate columns; with the latter two, numbers may have decimal commas.
         target: For a file, the column to predict; the others are the inputs, but for row
             numbers that another program wrote and columns that do not vary, which
             `description` names.
@@ -78,7 +78,7 @@ def load_data(data: str | os.PathLike[str], *, target: str | None = None) -> Dat
 
 
 def load_samples(data: str | os.PathLike[str]) -> Samples:
-    """Samples by name or path, as they are: neither centred nor scaled.
+    """Samples by name or path, as they are: neither centered nor scaled.
 
     Args:
         data: `digits`, the 1797 images of scikit-learn, 8 x 8 numbers from 0 to 1; or the
@@ -246,17 +246,17 @@ def _draws(key: jax.Array, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
 
 def _diabetes() -> Data:
     raw = _shipped("diabetes", as_frame=True)
-    return _standardise(raw["data"], raw["target"], "diabetes (scikit-learn)")
+    return _standardize(raw["data"], raw["target"], "diabetes (scikit-learn)")
 
 
 def _digits() -> Data:
     raw = _shipped("digits", as_frame=True)
-    return _standardise(raw["data"], raw["target"], "digits (scikit-learn)")
+    return _standardize(raw["data"], raw["target"], "digits (scikit-learn)")
 
 
 def _cancer() -> Data:
     raw = _shipped("breast_cancer", as_frame=True)
-    return _standardise(raw["data"], raw["target"], "breast cancer (scikit-learn)")
+    return _standardize(raw["data"], raw["target"], "breast cancer (scikit-learn)")
 
 
 def _shipped(name: str, **options) -> Any:
@@ -312,7 +312,7 @@ def _regression(path: Path, target: str | None) -> Data:
             f"in {where}. Drop or fill them."
         )
     inputs = numbers.drop(columns=target)
-    return _standardise(inputs, numbers[target], path.name, notes)
+    return _standardize(inputs, numbers[target], path.name, notes)
 
 
 def _array(path: Path) -> np.ndarray:
@@ -401,7 +401,7 @@ def _rows(path: Path) -> np.ndarray:
     return read_table(path, header=False).numbers.to_numpy(float)
 
 
-def _standardise(inputs, target, name, notes=()) -> Data:
+def _standardize(inputs, target, name, notes=()) -> Data:
     x, y = inputs.to_numpy(float), target.to_numpy(float)[:, None]
     columns = list(inputs.columns)
     # More than what rounding makes of a constant.
@@ -424,7 +424,7 @@ def _standardise(inputs, target, name, notes=()) -> Data:
     dropped = [str(c) for c, one in zip(columns, varies, strict=True) if not one]
     notes = [*notes, *([f"without the constant {', '.join(dropped)}"] if dropped else [])]
     size = f"{len(x)} samples, {x.shape[1]} inputs, target {target.name!r}"
-    return Data(x, y, "; ".join([f"{name}: {size}, standardised", *notes]))
+    return Data(x, y, "; ".join([f"{name}: {size}, standardized", *notes]))
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PARTS = {
     "depths": "ReLU networks, depth against step size (figure 4)",
     "linear": "linear networks of depth 3",
-    "optimizers": "ReLU networks of depth 4, by optimiser",
+    "optimizers": "ReLU networks of depth 4, by optimizer",
     "residual": "residual ReLU networks of depth 4, by start",
 }
 # Samples at which Jacobians are looked at.
@@ -77,7 +77,7 @@ def run(
         `optimizer`, and `depth` or `start`. `loss` is a mean over samples and a sum over
         numbers; `sharpness` the largest eigenvalue of the Hessian, with its sign, from a
         residual of a thousandth of the largest modulus; `alignment` that of the top
-        singular vectors of neighbouring layers, and `chance` that of random ones; `top`
+        singular vectors of neighboring layers, and `chance` that of random ones; `top`
         the top singular value of each layer; `coupling` that of the path through the
         layers' Jacobians, averaged over the first 32 samples.
 
@@ -125,7 +125,7 @@ def headline(tree: "xr.DataTree") -> str:
     return (
         "Descent settles only where sharpness is below 2 / step size, and hovers about it "
         "on its way; ratio is the one over the other.\nAlignment, of the top singular "
-        "vectors of neighbouring layers, is to be read beside chance, its root mean square "
+        "vectors of neighboring layers, is to be read beside chance, its root mean square "
         "over random layers.\nCoupling, along the path through the layers' Jacobians, is 1 "
         "at the flattest minima of linear networks.\nAll are of the end of training: means "
         "over layers, and medians over seeds that neither diverged nor collapsed."
@@ -133,7 +133,7 @@ def headline(tree: "xr.DataTree") -> str:
 
 
 def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each network, optimiser and step size: how flat, and how coupled."""
+    """One row for each network, optimizer and step size: how flat, and how coupled."""
     import pandas as pd
 
     from .statistics import verdicts
@@ -403,11 +403,11 @@ def _observables() -> dict[str, Any]:
     import equinox as eqx
 
     return {
-        "loss": jf.value,
+        "loss": jf.loss_value,
         # Products cost as much as two steps each, and single precision has few digits.
         "sharpness": eqx.Partial(jf.sharpness, rtol=1e-3),
         "alignment": jf.alignment,
-        "chance": jf.chance_alignment,
+        "chance": jf.random_alignment,
         "top": _top,
         "coupling": _coupling,
     }
@@ -424,7 +424,7 @@ def _coupling(loss, network):
     import jax.numpy as jnp
 
     def at(x):
-        layers = network.linearised(x)
+        layers = network.linearized(x)
         # It has no units; and products of what diverges would overflow.
         unit = lambda w: w / jnp.maximum(jnp.abs(w).max(), jnp.finfo(w.dtype).tiny)
         return jf.path_coupling(loss, jax.tree.map(unit, layers))

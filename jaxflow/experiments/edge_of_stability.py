@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, labelled, pairs, table, titles, together
+from .parts import Plan, choose, labeled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def run(
 
     Returns:
         A tree with a dataset for each part. Loss and oscillation of descent are means over
-        20 steps around each record; its sharpness is at the centre of three iterates.
+        20 steps around each record; its sharpness is at the center of three iterates.
 
     Raises:
         ValueError: If `only` names something else, or `seeds` is not positive.
@@ -122,7 +122,7 @@ def _linear(plan: _Plan, name: str, *, scale: float, step_size: float) -> "xr.Da
         options = {"steps": steps, "step_size": step_size, "directions": 2}
         return _beside(loss, _start(key, scale), flow=True, **options)
 
-    return _labelled(
+    return _labeled(
         plan(name, compare, seeds=plan.count(8)), steps, scale=scale, step_size=step_size
     )
 
@@ -154,7 +154,7 @@ def _digits(plan: _Plan) -> "xr.Dataset":
 
     runs = plan("digits", compare, seeds=plan.count(3), loop={"network": networks})
     sizes = [step_size for _, step_size in networks.values()]
-    return _labelled(runs, steps).assign_coords(step_size=("network", sizes))
+    return _labeled(runs, steps).assign_coords(step_size=("network", sizes))
 
 
 def _limits(plan: _Plan) -> "xr.Dataset":
@@ -164,7 +164,7 @@ def _limits(plan: _Plan) -> "xr.Dataset":
     loss = _problem()
     steps = (5, 10, 14, 18, 20, 30, 50, 100, 200, 440)
     steps = steps[:6] if plan.quick else steps
-    observe = {"limit": jf.at_limit(jf.sharpness), "sharpness": jf.sharpness}
+    observe = {"limit": jf.at_flow_limit(jf.sharpness), "sharpness": jf.sharpness}
 
     def descend(key):
         options = {"step_size": 0.1, "every": steps, "observe": observe}
@@ -175,7 +175,7 @@ def _limits(plan: _Plan) -> "xr.Dataset":
 
 
 def _optimizers(plan: _Plan) -> "xr.Dataset":
-    """A tanh network with one output, by three more optimisers."""
+    """A tanh network with one output, by three more optimizers."""
     import equinox as eqx
     import jax.numpy as jnp
     import optax
@@ -198,7 +198,7 @@ def _optimizers(plan: _Plan) -> "xr.Dataset":
 
     runs = plan("optimizers", compare, seeds=plan.count(3), loop={"optimizer": optimizers})
     sizes = [step_size for _, step_size in optimizers.values()]
-    return _labelled(runs, steps).assign_coords(step_size=("optimizer", sizes))
+    return _labeled(runs, steps).assign_coords(step_size=("optimizer", sizes))
 
 
 def _problem() -> "jf.Regression":
@@ -229,15 +229,16 @@ def _beside(
 
     optimizer = optimizer or optax.sgd
     further = steps + WINDOW // 2
-    watch = {"loss": jf.value, "network": jf.snapshot}
+    watch = {"loss": jf.loss_value, "network": jf.weights}
     options = {"step_size": step_size, "optimizer": optimizer, "observe": watch}
     descent = jf.gradient_descent(loss, network, further, **options).observed
     unravel = ravel_pytree(network)[1]
     iterates = jax.vmap(lambda tree: ravel_pytree(tree)[0])(descent["network"])
-    # For any optimiser what `jf.at_centre` and `jf.oscillation` do for plain descent.
-    centres = (iterates[:-2] + 2 * iterates[1:-1] + iterates[2:]) / 4
-    centres = jnp.pad(centres, ((1, 1), (0, 0)), mode="edge")
-    squares = jnp.sum((iterates - centres)[1:-1] ** 2, axis=1)
+    # For any optimizer what `jf.time_averaged` and `jf.oscillation_variance` do for plain
+    # descent.
+    centers = (iterates[:-2] + 2 * iterates[1:-1] + iterates[2:]) / 4
+    centers = jnp.pad(centers, ((1, 1), (0, 0)), mode="edge")
+    squares = jnp.sum((iterates - centers)[1:-1] ** 2, axis=1)
     squares = jnp.pad(squares, 1, mode="edge")
     mean, places = _windows(further), slice(0, steps + 1, EVERY)
     sharpness = lambda w: jf.sharpness(loss, unravel(w))
@@ -249,14 +250,14 @@ def _beside(
     found = {
         "loss": [mean @ descent["loss"], edge.average["loss"]],
         "sharpness": [
-            jax.lax.map(sharpness, centres[places]),
+            jax.lax.map(sharpness, centers[places]),
             central.observed["sharpness"],
         ],
         "oscillation": [mean @ squares, jnp.sum(edge.modes, axis=1)],
     }
     if flow:
         times = jnp.arange(0.0, steps + 1, EVERY) * step_size
-        watch = {"loss": jf.value, "sharpness": jf.sharpness}
+        watch = {"loss": jf.loss_value, "sharpness": jf.sharpness}
         smooth = jf.gradient_flow(loss, network, times, observe=watch, throw=False)
         for name in ("loss", "sharpness"):
             found[name].append(smooth.observed[name])
@@ -284,7 +285,7 @@ def _windows(steps: int) -> Any:
     return inside / inside.sum(axis=1, keepdims=True)
 
 
-def _labelled(runs: "xr.Dataset", steps: int, **attrs: float) -> "xr.Dataset":
+def _labeled(runs: "xr.Dataset", steps: int, **attrs: float) -> "xr.Dataset":
     """Quantities with the names of their axes."""
     import numpy as np
 
@@ -295,7 +296,7 @@ def _labelled(runs: "xr.Dataset", steps: int, **attrs: float) -> "xr.Dataset":
     axes |= {"corrected": {"corrected_0": "step"}}
     axes |= {"eigenvalues": {"eigenvalues_0": "step", "eigenvalues_1": "rank"}}
     axes |= {"modes": {"modes_0": "step", "modes_1": "mode"}}
-    runs = labelled(runs, axes).assign_attrs(runs.attrs)
+    runs = labeled(runs, axes).assign_attrs(runs.attrs)
     places = {"step": np.arange(0, steps + 1, EVERY)}
     places |= {"trajectory": list(TRAJECTORIES[: runs.sizes["trajectory"]])}
     return runs.assign_coords(places).assign_attrs(attrs)

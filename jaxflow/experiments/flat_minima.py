@@ -1,6 +1,6 @@
 r"""Does training a deep linear network end in a flat minimum, and how flat?
 
-Marion & Chizat (2024): minimisers have a least sharpness, gradient flow from small or
+Marion & Chizat (2024): minimizers have a least sharpness, gradient flow from small or
 residual starts ends within a constant of it, and descent cannot end above $2 / \eta$.
 """
 
@@ -50,7 +50,7 @@ def run(
             standard deviation s / sqrt(depth * width), and a fixed random readout of
             norm one. By default six from 0 to 1.
         step_sizes: Step sizes of descent. By default 0.1, 0.25, 0.5, 0.9 and 1.1 times
-            the critical one, which is 2 over the least sharpness of a minimiser.
+            the critical one, which is 2 over the least sharpness of a minimizer.
         steps: Steps of descent, for every step size; by default 20000.
         seeds: Starts drawn for each scale, the same ones for each step size. By default 8.
         seed: Which random numbers.
@@ -124,13 +124,13 @@ def headline(tree: "xr.DataTree") -> str:
     """What theory predicts, in a few lines."""
     attrs = tree["gaussian"].attrs
     return (
-        f"No minimiser has a sharpness below {attrs['flattest_sharpness']:.4g} (the paper "
+        f"No minimizer has a sharpness below {attrs['flattest_sharpness']:.4g} (the paper "
         f"bounds it by {attrs['sharpness_lower_bound']:.4g}).\nSmall starts end near "
-        f"{attrs['balanced_sharpness']:.4g}, the balanced minimiser's, and below "
+        f"{attrs['balanced_sharpness']:.4g}, the balanced minimizer's, and below "
         f"{attrs['small_start_sharpness_bound']:.4g}.\nDescent settles only below "
         f"2 / step size, so not at all above step size {attrs['critical_step_size']:.4g}.\n"
         "Below, sharpness and distance are medians over the runs that neither diverged nor "
-        "collapsed;\n`/flattest` divides by the least sharpness of a minimiser."
+        "collapsed;\n`/flattest` divides by the least sharpness of a minimizer."
     )
 
 
@@ -139,7 +139,7 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
 
     Shares are of all runs. Distance and sharpness (median, least and largest) are of those
     that neither diverged nor collapsed; the last column divides the median sharpness by
-    the least of any minimiser.
+    the least of any minimizer.
     """
     import pandas as pd
 

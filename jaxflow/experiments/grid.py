@@ -26,12 +26,12 @@ def rectangle(shape: tuple[int, ...], members: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Seeds x loop axes x vectorised axes, cut into chunks that are numbered from 0.
+    """Seeds x loop axes x vectorized axes, cut into chunks that are numbered from 0.
 
     Attributes:
         seeds: The number of seeds.
         loop: For each loop axis its objects by label. One combination is a loop point.
-        axes: The values of each vectorised axis.
+        axes: The values of each vectorized axis.
         sides: Members of a chunk along the seeds and each axis. Chunks at the far ends
             have fewer; those are computed with their last members repeated, so that all
             chunks run the same program.

@@ -3,7 +3,7 @@ r"""All experiments of Marion & Chizat (2024), with what their code left out.
 Each step size and scale sees the same starts; sharpness is the largest eigenvalue, not the
 largest in absolute value; every run has a verdict, and shares count all runs; the limit of
 the gradient flow from the same starts stands beside each descent, and the exact least
-sharpness of a minimiser beside the paper's bounds.
+sharpness of a minimizer beside the paper's bounds.
 """
 
 import concurrent.futures
@@ -86,7 +86,7 @@ def headline(tree: "xr.DataTree") -> str:
         if name in tree.children:
             attrs = tree[name].attrs
             lines.append(
-                f"{name}: no minimiser is flatter than {attrs['flattest_sharpness']:.4f} "
+                f"{name}: no minimizer is flatter than {attrs['flattest_sharpness']:.4f} "
                 f"(the paper's bound: {attrs['sharpness_lower_bound']:.4f}); small starts "
                 f"tend to {attrs['balanced_sharpness']:.4f}; no descent settles above step "
                 f"size {attrs['critical_step_size']:.5f}."
@@ -126,10 +126,10 @@ def _rows(name, runs):
             "range": f"{float(sharpness.min()):.4g}-{float(sharpness.max()):.4g}",
             "2/step": f"{2 / step_size:.4g}" if step_size else "-",
         }
-        for status in (jf.Status.CONVERGED, jf.Status.OSCILLATING, jf.Status.MOVING):
+        for status in (jf.Status.CONVERGED, jf.Status.OSCILLATING, jf.Status.UNCONVERGED):
             share = float((some.status == status).sum() / count)
             row[status.name.lower()] = f"{share:.0%}"
-        if "generalisation_gap" in runs:
+        if "generalization_gap" in runs:
             fit = gap_regression(runs.sel(step_size=[step_size]))
             power = f"sharpness^({fit.slope:.2f} +- {fit.stderr:.2f})"
             row["finding"] = f"gap ~ {power}, p = {fit.pvalue:.1g}"
@@ -277,8 +277,8 @@ def _underdetermined(plan: _Plan) -> "xr.Dataset":
     data = paper_data("underdetermined")
     assert data.test is not None
     problem, test = jf.regression(data.x, data.y), jf.regression(*data.test)
-    # Their difference is that of the whole losses: what generalises, and what does not.
-    gap = {"generalisation_gap": lambda loss, network: test(network) - loss(network)}
+    # Their difference is that of the whole losses: what generalizes, and what does not.
+    gap = {"generalization_gap": lambda loss, network: test(network) - loss(network)}
     start = lambda key, scale: jf.init.gaussian((*[20] * 5, 1), scale=scale, key=key)
     scales = plan.some(np.linspace(0.1, 0.36, 9))
     place = problem, start, scales
@@ -310,7 +310,7 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
         def descent(key, scale):
             weights = jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key).weights
             start = jf.MLP(single(weights), jax.nn.gelu)
-            observe = {"excess": jf.excess, "end": _ends}
+            observe = {"excess": jf.excess_loss, "end": _ends}
             options = {"step_size": step_size, "every": steps, "observe": observe}
             return jf.gradient_descent(problem, start, steps, **options)
 

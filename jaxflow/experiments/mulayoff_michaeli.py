@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, labelled, layered, pairs, table, titles, together
+from .parts import Plan, choose, labeled, layered, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -149,7 +149,7 @@ def _chain(plan: _Plan) -> "xr.Dataset":
 
     def descent(key, step_size):
         del key
-        observe = {"excess": jf.excess, "sharpness": jf.sharpness, "layers": _scalars}
+        observe = {"excess": jf.excess_loss, "sharpness": jf.sharpness, "layers": _scalars}
         options = {"step_size": step_size, "every": 1, "observe": observe}
         return jf.gradient_descent(problem, start, steps, **options)
 
@@ -206,7 +206,7 @@ def _residual(plan: _Plan) -> "xr.Dataset":
         case = jnp.asarray(case, int)
         problem = jf.Regression(targets[case], covariances[case], jnp.zeros(()))
         observe = {
-            "excess": jf.excess,
+            "excess": jf.excess_loss,
             "ends": _ends,
             "coupling": jf.path_coupling,
             "imbalance": jf.imbalance,
@@ -247,7 +247,7 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
         ).weights
         start = jf.DeepLinear((1.6 * first, *others))
         observe = {
-            "excess": jf.excess,
+            "excess": jf.excess_loss,
             "sharpness": jf.sharpness,
             "gains": jf.gains,
             "coupling": jf.path_coupling,
@@ -299,7 +299,7 @@ def _gains(plan: _Plan) -> "xr.Dataset":
                 "path": gains,
                 "largest": jnp.stack([decompositions.spectral_norm(a) for a in partial]),
                 "mean": jnp.stack([size(a) for a in partial]),
-                "sharpness": jf.gauss_newton_spectrum(problem, network)[0],
+                "sharpness": jf.linear_gauss_newton_spectrum(problem, network)[0],
                 "coupling": jf.path_coupling(problem, network),
                 "alignment": jf.alignment(problem, network),
                 "imbalance": jf.imbalance(problem, network),
@@ -310,7 +310,7 @@ def _gains(plan: _Plan) -> "xr.Dataset":
     runs = plan("gains", portrait, seeds=plan.count(10))
     layers = {name: "layer" for name in ("path", "largest", "mean", "coupling")}
     pairs = {name: "pair" for name in ("alignment", "imbalance")}
-    runs = _labelled(runs, layers | pairs | {"sharpness": None}, MINIMA)
+    runs = _labeled(runs, layers | pairs | {"sharpness": None}, MINIMA)
     lower, upper = theory.gain_bounds(problem, depth)
     runs = runs.assign(lower=("inner", lower), upper=("inner", upper))
     return runs.assign_attrs(flattest=_least(problem, depth), depth=depth)
@@ -341,7 +341,7 @@ def _denoiser(plan: _Plan) -> "xr.Dataset":
         inputs = jnp.asarray(inputs, int)
         problem = jf.Regression(targets[inputs], covariances[inputs], floors[inputs])
         start = jf.init.identity((targets.shape[1],) * (depth + 1))
-        observe = {"excess": jf.excess, "sharpness": jf.sharpness, "coupling": _worst}
+        observe = {"excess": jf.excess_loss, "sharpness": jf.sharpness, "coupling": _worst}
         options = {"step_size": step_size[depth][inputs], "every": every}
         return jf.gradient_descent(problem, start, steps, observe=observe, **options)
 
@@ -380,15 +380,15 @@ def _noise(plan: _Plan) -> "xr.Dataset":
                 "worst": rise(network, jax.tree.map(lambda v: v[0], top)),
                 "mean": jnp.mean(jax.vmap(lambda d: rise(network, d))(steps)),
                 "behind": jnp.stack(behind),
-                "sharpness": jf.gauss_newton_spectrum(problem, network)[0],
-                "trace": jnp.sum(jf.gauss_newton_spectrum(problem, network)),
+                "sharpness": jf.linear_gauss_newton_spectrum(problem, network)[0],
+                "trace": jnp.sum(jf.linear_gauss_newton_spectrum(problem, network)),
             }
 
         return jax.lax.map(one, _minima(problem, depth, key, _DRAWN))
 
     runs = plan("noise", measure, seeds=plan.count(200))
     scalars = dict.fromkeys(("worst", "mean", "sharpness", "trace"))
-    runs = _labelled(runs, scalars | {"behind": "layer"}, _DRAWN)
+    runs = _labeled(runs, scalars | {"behind": "layer"}, _DRAWN)
     theory = jf.theory.mulayoff_michaeli_2020
     trace = float(theory.least_trace(problem, depth))
     known = {"least_trace": trace, "weights": 25 * depth, "depth": depth}
@@ -404,27 +404,27 @@ def _minima(problem: "jf.Regression", depth: int, key, names) -> "jf.DeepLinear"
     theory = jf.theory.mulayoff_michaeli_2020
     mine, other, spread = jr.split(key, 3)
     widths = (problem.target.shape[1],) * (depth + 1)
-    draw = lambda key, scale: jf.init.factorisation(
+    draw = lambda key, scale: jf.init.factorization(
         problem.target, widths, scale=scale, key=key
     )
-    measure = jf.gauss_newton_spectrum
+    measure = jf.linear_gauss_newton_spectrum
     minima = {
-        "flattest, explicit": lambda: theory.flattest_minimiser(problem, depth),
+        "flattest, explicit": lambda: theory.flattest_minimizer(problem, depth),
         "balanced": lambda: jf.init.balanced(problem.target, depth),
         "found directly": lambda: jf.flatten(problem, draw(mine, 0.3), measure, steps=50),
-        "least trace": lambda: theory.least_trace_minimiser(problem, depth),
+        "least trace": lambda: theory.least_trace_minimizer(problem, depth),
         "random": lambda: draw(other, jr.uniform(spread, minval=0.05, maxval=0.5)),
     }
     return jax.tree.map(lambda *w: jnp.stack(w), *(minima[name]() for name in names))
 
 
-def _labelled(runs: "xr.Dataset", axes: "dict[str, str | None]", minima) -> "xr.Dataset":
+def _labeled(runs: "xr.Dataset", axes: "dict[str, str | None]", minima) -> "xr.Dataset":
     """Quantities of each of some minima, and perhaps along a further axis."""
     names = {
         name: {f"{name}_0": "minimum"} | ({f"{name}_1": axis} if axis else {})
         for name, axis in axes.items()
     }
-    return labelled(runs, names).assign_coords(minimum=list(minima))
+    return labeled(runs, names).assign_coords(minimum=list(minima))
 
 
 def _white(target) -> "jf.Regression":
@@ -472,7 +472,7 @@ def _row(name, case, sharpness, flattest, **others):
 def _verdict(run) -> str:
     """How a run ended, and that a saddle is no minimum."""
     status = jf.Status(int(run.status))
-    return "saddle" if status == jf.Status.PLATEAU else status.name.lower()
+    return "saddle" if status == jf.Status.SADDLE else status.name.lower()
 
 
 def _chain_rows(runs):

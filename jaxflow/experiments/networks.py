@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, labelled, pairs, table, titles, together
+from .parts import Plan, choose, labeled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import jax
@@ -26,7 +26,7 @@ PARTS = {
     "two-layers": "two linear layers from balanced starts of several imbalances",
     "diagonal": "diagonal networks, and which of all solutions they find",
     "chains": "balanced linear networks of several depths",
-    "factorisation": "two equal factors of a matrix",
+    "factorization": "two equal factors of a matrix",
     "sensing": "an image from fewer measurements than it has pixels, by several depths",
     "nonlinear": "nonlinear networks, descended at one step size",
 }
@@ -47,7 +47,7 @@ def run(
     Data are the diabetes and the digits that are shipped with scikit-learn.
 
     Args:
-        only: Some of `autoencoder`, `two-layers`, `diagonal`, `chains`, `factorisation`,
+        only: Some of `autoencoder`, `two-layers`, `diagonal`, `chains`, `factorization`,
             `sensing` and `nonlinear`. By default all of them.
         seed: Which random numbers.
         quick: Fewer starts, records, samples and steps: a look.
@@ -71,7 +71,7 @@ def run(
         "nonlinear": _nonlinear,
         "chains": _chains,
         "sensing": _sensing,
-        "factorisation": _factorisation,
+        "factorization": _factorization,
         "two-layers": _two_layers,
         "diagonal": _diagonal,
         "autoencoder": _autoencoder,
@@ -90,7 +90,7 @@ def headline(tree: "xr.DataTree") -> str:
         "from small starts, and of least l2 norm from large ones.",
         "chains": "From one small product, deeper networks wait longer, and then learn "
         "more suddenly.",
-        "factorisation": "Positive eigenvalues of a matrix are found one by one, each at a "
+        "factorization": "Positive eigenvalues of a matrix are found one by one, each at a "
         "rate of 8 times itself; negative ones never.",
         "sensing": "Of all matrices that fit, deeper networks find one of lower rank, and "
         "so what was measured from fewer measurements.",
@@ -177,7 +177,7 @@ def _autoencoder(plan: Plan) -> "xr.Dataset":
     )
     axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
     places = {"time": times, "mode": np.arange(1, 1 + COMPONENTS)}
-    runs = labelled(runs, axes | {"deviation": {}}).assign_coords(places)
+    runs = labeled(runs, axes | {"deviation": {}}).assign_coords(places)
     runs = runs.assign_coords(variance=("mode", variances))
     data = f"{COMPONENTS} leading principal components of 1797 digits of 8 x 8 pixels"
     return runs.assign_attrs(data=data, start=start)
@@ -238,7 +238,7 @@ def _two_layers(plan: Plan) -> "xr.Dataset":
         "whitened: diabetes, one hidden neuron; principal components of digits to one "
         "output for each of ten classes, 4 hidden neurons"
     )
-    return labelled(runs, axes).assign_coords(places).assign_attrs(data=data)
+    return labeled(runs, axes).assign_coords(places).assign_attrs(data=data)
 
 
 def _root(matrix):
@@ -286,7 +286,7 @@ def _diagonal(plan: Plan) -> "xr.Dataset":
         return {"flow": flow, "deviation": off, "end": run.time[-1]}
 
     runs = plan("diagonal", learn, seeds=1, axes={"scale": scales}).isel(seed=0)
-    runs = labelled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
+    runs = labeled(runs, {"flow": {"flow_0": "input"}, "deviation": {}, "end": {}})
     theory = jax.jit(jax.vmap(limit))(jnp.asarray(fine))
     runs = runs.assign(theory=(("exact_scale", "input"), np.asarray(theory)))
     ends = [
@@ -331,7 +331,7 @@ def _chains(plan: Plan) -> "xr.Dataset":
         size = jnp.linalg.norm(problem.target)
         product = start * problem.target / size
         network = jf.init.balanced(product, depth, width=4)
-        observe = {"excess": jf.excess, "product": _product}
+        observe = {"excess": jf.excess_loss, "product": _product}
         run = _flow(problem, network, times, observe).observed
         move = lambda t, w, p: exact.end_to_end_velocity(p, w, depth, rank=1)
         theory = dfx.diffeqsolve(
@@ -371,14 +371,14 @@ def _chains(plan: Plan) -> "xr.Dataset":
     axes = {what: {f"{what}_0": "time"} for what in ("flow", "theory", "size")}
     axes |= {"chain": {"chain_0": "share"}, "deviation": {}, "chain_deviation": {}}
     places = {"time": times, "share": shares, "white": [False, True]}
-    runs = labelled(runs, axes).assign_coords(places)
+    runs = labeled(runs, axes).assign_coords(places)
     size = float(jnp.linalg.norm(both.target[1]))
     shown = (start + shares * (size - start)) / size
     runs = runs.assign_coords(chain_size=("share", shown))
     return runs.assign_attrs(data=f"diabetes; products of size {start:g} at the start")
 
 
-def _factorisation(plan: Plan) -> "xr.Dataset":
+def _factorization(plan: Plan) -> "xr.Dataset":
     """The correlations of inputs, of which the mean is taken away: so of both signs."""
     import jax.numpy as jnp
     import jax.random as jr
@@ -397,18 +397,18 @@ def _factorisation(plan: Plan) -> "xr.Dataset":
     def learn(key):
         factor = 1e-2 * jr.normal(key, (len(target), 4))
         run = _flow(problem, jf.SymmetricLinear(factor), times, {"product": _product})
-        solve = jf.theory.exact_dynamics.symmetric_factorisation
+        solve = jf.theory.exact_dynamics.symmetric_factorization
         theory = solve(jnp.asarray(target), factor, jnp.asarray(times))
         modes = lambda m: jnp.diagonal(axes.T @ m @ axes, axis1=1, axis2=2)
         off = jnp.max(jnp.abs(run.observed["product"] - theory))
         found = {"flow": modes(run.observed["product"]), "theory": modes(theory)}
         return found | {"deviation": off / values[0]}
 
-    runs = plan("factorisation", learn, seeds=1).isel(seed=0)
+    runs = plan("factorization", learn, seeds=1).isel(seed=0)
     names = {
         what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")
     }
-    runs = labelled(runs, names | {"deviation": {}})
+    runs = labeled(runs, names | {"deviation": {}})
     runs = runs.assign_coords(time=times, mode=np.arange(1, 1 + len(values)))
     data = "correlations of the 10 inputs of diabetes, less the identity; 4 columns"
     return runs.assign_coords(target=("mode", values)).assign_attrs(data=data)
@@ -440,7 +440,7 @@ def _sensing(plan: Plan) -> "xr.Dataset":
         first = start * jnp.eye(side)
         network = jf.DeepLinear((start ** (1 / depth) * jnp.eye(side),) * depth)
         options = {"tolerance": 1e-12, "rtol": 1e-8, "max_steps": 20_000}
-        run = _flow(problem, network, (0.0, jnp.inf), {"loss": jf.value}, **options)
+        run = _flow(problem, network, (0.0, jnp.inf), {"loss": jf.loss_value}, **options)
         found = run.network.product
         # One layer goes straight to the nearest matrix that fits.
         away = decompositions.pinv(seen, rtol=1e-8) @ (seen @ (image - first).ravel())
@@ -456,7 +456,7 @@ def _sensing(plan: Plan) -> "xr.Dataset":
     grid = {"loop": {"depth": depths}, "axes": {"samples": counts}}
     runs = plan("sensing", learn, seeds=1, **grid).isel(seed=0)
     names = {what: {} for what in ("error", "loss", "deviation")}
-    runs = labelled(runs, names | {"values": {"values_0": "mode"}})
+    runs = labeled(runs, names | {"values": {"values_0": "mode"}})
     runs = runs.assign_coords(mode=np.arange(1, 1 + side))
     data = "random measurements of the mean zero of 8 x 8 pixels, its two leading parts"
     return runs.assign_attrs(data=data, rank=rank)
@@ -482,17 +482,19 @@ def _nonlinear(plan: Plan) -> "xr.Dataset":
 
     def over_inputs(observable):
         def mean(loss, network):
-            each = lambda x: observable(loss, network.linearised(x))
+            each = lambda x: observable(loss, network.linearized(x))
             return jnp.mean(jax.vmap(each)(loss.x[:8]), axis=0)
 
         return mean
 
     observe = {
-        "loss": jf.value,
+        "loss": jf.loss_value,
         "sharpness": eqx.Partial(jf.sharpness, rtol=1e-3),
-        "kernel": lambda loss, network: jf.kernel_alignment(loss.select(some), network),
+        "kernel": lambda loss, network: jf.kernel_target_alignment(
+            loss.select(some), network
+        ),
         "alignment": over_inputs(jf.alignment),
-        "chance": over_inputs(jf.chance_alignment),
+        "chance": over_inputs(jf.random_alignment),
     }
 
     def descend(key, network):
@@ -502,7 +504,7 @@ def _nonlinear(plan: Plan) -> "xr.Dataset":
     runs = plan("nonlinear", descend, seeds=1, loop={"network": _starts()}).isel(seed=0)
     axes = {what: {} for what in ("loss", "sharpness", "kernel")}
     axes |= {what: {f"{what}_0": "pair"} for what in ("alignment", "chance")}
-    runs = labelled(runs, axes | {"status": {}})
+    runs = labeled(runs, axes | {"status": {}})
     runs = runs.assign_coords(step=("record", [0, *records]))
     data = f"{samples} digits, cross-entropy, step size {step_size:g}"
     return runs.assign_attrs(data=data, step_size=step_size)
@@ -586,7 +588,7 @@ def _chains_rows(runs):
             }
 
 
-def _factorisation_rows(runs):
+def _factorization_rows(runs):
     last = runs.isel(time=-1)
     found = int((last.flow > 0.5 * last.target).where(last.target > 0).sum())
     yield {
@@ -647,7 +649,7 @@ _ROWS = {
     "two-layers": _two_layers_rows,
     "diagonal": _diagonal_rows,
     "chains": _chains_rows,
-    "factorisation": _factorisation_rows,
+    "factorization": _factorization_rows,
     "sensing": _sensing_rows,
     "nonlinear": _nonlinear_rows,
 }

@@ -1,14 +1,14 @@
-"""What all figures share: colours, markers and line styles, and plain numbers on axes."""
+"""What all figures share: colors, markers and line styles, and plain numbers on axes."""
 
 from typing import Any
 
-# Okabe & Ito's palette, which the colour-blind can tell apart.
+# Okabe & Ito's palette, which the color-blind can tell apart.
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = "osD^vP*"
 STYLES = ("-", "--", ":", "-.")
 
 
-def colour_of(k: int) -> str:
+def color_of(k: int) -> str:
     """One of few, the same for the same number everywhere."""
     return _COLOURS[k % len(_COLOURS)]
 

@@ -12,7 +12,7 @@ from .palette import STYLES
 from .store import Result
 
 # Verdicts of runs whose ends are not what was asked for, as in `Trajectory.ok`.
-LOST = (Status.DIVERGED, Status.FAILED, Status.EXHAUSTED)
+LOST = (Status.DIVERGED, Status.FAILED, Status.MAX_STEPS)
 # What says when a record was.
 CLOCKS = ("time", "step")
 # More points than these have a band instead of bars.
@@ -72,7 +72,7 @@ class Panel(NamedTuple):
         return 1 if self.along == "seed" else self.values.sizes.get("seed", 1)
 
     def array(self, values: xr.DataArray) -> np.ndarray:
-        """Over colours, line styles, seeds and the horizontal axis."""
+        """Over colors, line styles, seeds and the horizontal axis."""
         sizes, seed = self.values.sizes, [] if self.along == "seed" else ["seed"]
         dims = [*self.others, *(dim for dim in seed if dim in sizes), self.along]
         values = values.broadcast_like(self.values).transpose(*dims)
@@ -193,10 +193,10 @@ def longest_axis(values: xr.DataArray) -> str | None:
     """The axis with most values; numbers before names, and seeds only if there is none."""
 
     def rank(dim):
-        several, labelled = values.sizes[dim] > 1, dim in values.indexes
-        numeric = labelled and values[dim].dtype.kind in "iuf"
+        several, labeled = values.sizes[dim] > 1, dim in values.indexes
+        numeric = labeled and values[dim].dtype.kind in "iuf"
         own = ("seed", "record").index(dim) if dim in ("seed", "record") else 2
-        return several, own, dim in CLOCKS, numeric, labelled, values.sizes[dim]
+        return several, own, dim in CLOCKS, numeric, labeled, values.sizes[dim]
 
     return max(map(str, values.dims), key=rank, default=None)
 

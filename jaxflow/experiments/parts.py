@@ -84,14 +84,14 @@ def at_once(jobs: Mapping[str, Callable[[], "xr.Dataset"]]) -> "dict[str, xr.Dat
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def labelled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.Dataset":
+def labeled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.Dataset":
     """Some quantities, with the names of their axes: by quantity, those they replace."""
     import xarray as xr
 
     return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
-# Observables with a number for each layer, or for each pair of neighbouring layers.
+# Observables with a number for each layer, or for each pair of neighboring layers.
 _LAYERED = {
     "layer": ("coupling", "rank_one_gap", "top"),
     "pair": ("alignment", "chance", "imbalance"),

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from .axes import AXES
-from .palette import MARKERS, colour_of
+from .palette import MARKERS, color_of
 from .ziyin_li_meng import layers_of
 
 
@@ -14,25 +14,25 @@ def phases(runs: xr.Dataset, axes: Any):
     """The size of the solution against weight decay, and where transitions are."""
     order, diagram = axes
     for k, hidden in enumerate(runs.hidden.to_numpy()):
-        some, colour = runs.sel(hidden=hidden), colour_of(k)
+        some, color = runs.sel(hidden=hidden), color_of(k)
         label = layers_of("plain", hidden)
         jump = f", $\\gamma_c$ = {float(some.critical[0]):.5g}" if hidden > 0 else ""
         if hidden > 1:
             jump += f", $\\gamma_s$ = {float(some.spinodal[0]):.5g}"
             jump += f", jump {float(some.jump):.3g}"
-        order.plot(runs.exact_decay, some["size"], color=colour, lw=1.5, label=label + jump)
+        order.plot(runs.exact_decay, some["size"], color=color, lw=1.5, label=label + jump)
         stable = some.branch.where(some.stable.astype(bool))
         saddle = some.branch.where(~some.stable.astype(bool))
-        order.plot(runs.exact_decay, stable, color=colour, lw=0.9, ls="--")
-        order.plot(runs.exact_decay, saddle, color=colour, lw=0.9, ls=":")
-        order.plot(runs.decay, some.up, color=colour, ls="", marker="^", ms=3)
-        order.plot(runs.decay, some.down, color=colour, ls="", marker="v", ms=3, mfc="w")
+        order.plot(runs.exact_decay, stable, color=color, lw=0.9, ls="--")
+        order.plot(runs.exact_decay, saddle, color=color, lw=0.9, ls=":")
+        order.plot(runs.decay, some.up, color=color, ls="", marker="^", ms=3)
+        order.plot(runs.decay, some.down, color=color, ls="", marker="v", ms=3, mfc="w")
         if hidden > 0:
             noise = np.maximum(runs.noise, 5e-3)
-            diagram.plot(noise, some.critical, color=colour, label=f"{label}: critical")
+            diagram.plot(noise, some.critical, color=color, label=f"{label}: critical")
         if hidden > 1:
             diagram.plot(
-                noise, some.spinodal, color=colour, ls="--", label=f"{label}: spinodal"
+                noise, some.spinodal, color=color, ls="--", label=f"{label}: spinodal"
             )
     for style, label in (
         ({"ls": "-", "lw": 1.5}, "global minimum"),
@@ -66,7 +66,7 @@ def landscape(runs: xr.Dataset, axes: Any):
                 some = runs.sel(hidden=hidden, regime=regime)
                 label = f"{layers_of('plain', hidden)}, decay {some.strength_of_decay:.3g}"
                 label += f", {words}" if hidden > 1 else ""
-                line = {"color": colour_of(hidden), "ls": style, "label": label}
+                line = {"color": color_of(hidden), "ls": style, "label": label}
                 axis.plot(runs.norm, some.above_zero, **line)
         axis.axhline(0, color="0.6", lw=1)
         axis.set(xlabel=AXES["norm"], ylim=(-0.35 if max(depths) > 1 else -0.85, 0.35))
@@ -80,7 +80,7 @@ def slices(runs: xr.Dataset, axes: Any):
         for k, name in enumerate(runs.activation.to_numpy()):
             line = runs["loss"].sel(activation=name, weights=weights)
             style = "--" if name == "swish" else "-"  # Nearly the same as ReLU.
-            axis.plot(runs.b, line, color=colour_of(k), label=name, ls=style)
+            axis.plot(runs.b, line, color=color_of(k), label=name, ls=style)
         axis.axhline(float(runs.origin), color="0.3", ls="--", lw=1, label="at the origin")
         axis.set(xlabel=AXES["b"], ylabel="loss")
         axis.set_title(f"{weights} weights", fontsize=9)
@@ -97,7 +97,7 @@ def training(runs: xr.Dataset, axes: Any):
     for k, method in enumerate(runs.algorithm.to_numpy()):
         some = runs.sel(algorithm=method)
         gaps = np.maximum((some["loss"] - some.exact_loss) / origin, 1e-16)
-        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+        style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 4}
         shift = runs.decay_share + 0.008 * (k - 1.5)
         for values, axis in ((gaps, above), (some["size"], size)):
             style |= {"ls": "-" if axis is above else ""}
@@ -134,7 +134,7 @@ def trapping(runs: xr.Dataset, axes: Any):
         some = runs.sel(input_variance=variance)
         for k, gain in enumerate(runs.gain.to_numpy()):
             share = (some["size"].sel(gain=gain) > 1e-2).mean("seed")
-            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+            style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 4}
             style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
             axis.plot(runs.decay, share, label=f"gain {gain:.3g}", **style)
         for name, style in (("critical", "--"), ("spinodal", ":")):
@@ -159,7 +159,7 @@ def signal(runs: xr.Dataset, axes: Any):
         )
         for k, name in enumerate(runs.activation.to_numpy()):
             error = some.error.sel(activation=name)
-            style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4}
+            style = {"color": color_of(k), "marker": MARKERS[k], "ms": 4}
             style["ls"] = ("-", "--")[k % 2]  # One may hide the other.
             _medians(axis, runs.signal, error, label=name, **style)
         if hidden > 1:
@@ -178,11 +178,11 @@ def variance(runs: xr.Dataset, axes: Any):
     for k, (name, axis) in enumerate(
         (("width", first), ("hidden", first), ("noise", second))
     ):
-        line, colour = runs[f"by_{name}"], colour_of(k + 1)
+        line, color = runs[f"by_{name}"], color_of(k + 1)
         words = {"width": "width, 2 hidden layers", "hidden": "hidden layers, width 4"}
-        axis.plot(runs[name], line, color=colour, label=f"against {words.get(name, name)}")
+        axis.plot(runs[name], line, color=color, label=f"against {words.get(name, name)}")
         at, error = runs[f"{name}_drawn"], 4 * runs[f"{name}_error"]
-        style = {"color": colour, "ls": "", "marker": "o", "ms": 4, "capsize": 2}
+        style = {"color": color, "ls": "", "marker": "o", "ms": 4, "capsize": 2}
         axis.errorbar(
             at, runs[f"{name}_mean"], error, label="draws, 4 standard errors", **style
         )
@@ -201,7 +201,7 @@ def networks(runs: xr.Dataset, axes: Any):
         for k, maps in enumerate(runs.maps.to_numpy()):
             error = runs.error.sel(kind=kind, maps=maps) / runs.attrs["origin"]
             low = float(runs.lowest.sel(kind=kind, maps=maps))
-            style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+            style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 4}
             _medians(axis, runs.decay, error, label=layers_of(kind, maps), **style)
             if low < -1e-9:
                 # Weight decay adds twice its strength to every curvature at zero.

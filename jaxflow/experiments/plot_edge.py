@@ -1,4 +1,4 @@
-"""Figures of the edge of stability: a labelled dataset in, drawn panels out."""
+"""Figures of the edge of stability: a labeled dataset in, drawn panels out."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from matplotlib.axes import Axes
 
 from .axes import AXES
 from .edge_of_stability import SETTLED, errors, rises
-from .palette import colour_of, plain
+from .palette import color_of, plain
 
 _LINES = {
-    "descent": {"color": colour_of(0), "lw": 2.2, "alpha": 0.6},
-    "central flow": {"color": colour_of(1), "lw": 1.4},
-    "gradient flow": {"color": colour_of(2), "lw": 1.4, "ls": "--"},
+    "descent": {"color": color_of(0), "lw": 2.2, "alpha": 0.6},
+    "central flow": {"color": color_of(1), "lw": 1.4},
+    "gradient flow": {"color": color_of(2), "lw": 1.4, "ls": "--"},
 }
 _LABELS = {"descent": "descent, mean over 20 steps"}
 _QUANTITIES = {
     "loss": "loss",
-    "sharpness": "sharpness at the centre",
+    "sharpness": "sharpness at the center",
     "oscillation": "mean square of the oscillation",
 }
 
@@ -34,12 +34,12 @@ def edge(runs: xr.Dataset, axes: Any):
         values = wrong[name].transpose(*wrong.since.dims)
         for seed in wrong.seed.to_numpy():
             lines = wrong.since.sel(seed=seed), values.sel(seed=seed)
-            below.plot(*lines, color=colour_of(k + 1), lw=0.4, alpha=0.3)
+            below.plot(*lines, color=color_of(k + 1), lw=0.4, alpha=0.3)
         places, count = np.unique(since[since >= 0], return_counts=True)
         places = places[count == count.max()]  # Later, some starts have ended.
         flat = values.to_numpy().ravel()
         middle = [np.median(flat[since == place]) for place in places]
-        below.plot(places, middle, color=colour_of(k + 1), lw=2, label=name)
+        below.plot(places, middle, color=color_of(k + 1), lw=2, label=name)
     below.axvline(SETTLED, color="0.3", ls=":", lw=1, label="counted from here on")
     # Before, errors of all sizes say no more than that nothing has settled.
     below.set(yscale="log", ylim=(1e-4, 1.1), xlim=(SETTLED / 2, None))
@@ -84,7 +84,7 @@ def limits(runs: xr.Dataset, axes: Any):
     changes = rises(runs)
     steps = np.maximum(runs.step.to_numpy(), 3)  # The start, on a logarithmic axis.
     for k in range(runs.sizes["seed"]):
-        style = {"color": colour_of(k + 1), "marker": ".", "lw": 1.2}
+        style = {"color": color_of(k + 1), "marker": ".", "lw": 1.2}
         level.plot(steps, runs.limit.isel(seed=k), label=f"start {k + 1}", **style)
         change.plot(steps[1:], 100 * changes.isel(seed=k), **style)
     level.axhline(
@@ -106,22 +106,22 @@ def limits(runs: xr.Dataset, axes: Any):
 
 
 def optimizers(runs: xr.Dataset, axes: Any):
-    """The first seed: criticality, sharpness, loss and oscillation, by optimiser."""
+    """The first seed: criticality, sharpness, loss and oscillation, by optimizer."""
     critical, loss, sharpness, oscillation = axes
     for k, optimizer in enumerate(runs.optimizer.to_numpy()):
         one = runs.sel(optimizer=optimizer).isel(seed=0)
         ours = " (our extension)" if optimizer in ("momentum", "Adam") else ""
         label = {"label": f"{optimizer}{ours}"}
-        colour = {"color": colour_of(k + 1)}
+        color = {"color": color_of(k + 1)}
         top = one.eigenvalues.isel(rank=0) / one.threshold
-        critical.plot(one.step, top, lw=1.4, **colour, **label)
+        critical.plot(one.step, top, lw=1.4, **color, **label)
         panels = {"loss": loss, "sharpness": sharpness, "oscillation": oscillation}
         for name, axis in panels.items():
             seen = one[name].sel(trajectory="descent")
             said = one[name].sel(trajectory="central flow")
-            axis.plot(one.step, seen, lw=2.2, alpha=0.5, **colour)
+            axis.plot(one.step, seen, lw=2.2, alpha=0.5, **color)
             said = said.where(said > 1e-9) if name == "oscillation" else said
-            axis.plot(one.step, said, lw=1.2, ls="--", **colour)
+            axis.plot(one.step, said, lw=1.2, ls="--", **color)
     critical.axhline(1, color="0.3", ls=":", lw=1)
     critical.set(ylabel="top eigenvalue, preconditioned,\nover its threshold")
     critical.set_title("central flow", fontsize=9)
@@ -143,15 +143,15 @@ def _one(run: xr.Dataset, name: str, axis: Axes):
             values = values.where(values > 1e-9)
             if trajectory == "gradient flow":
                 continue
-        # The sharpness is that of single centres, and no mean.
+        # The sharpness is that of single centers, and no mean.
         label = trajectory if name == "sharpness" else _LABELS.get(trajectory, trajectory)
         if label == "descent":
-            label = "descent, at the centre of three iterates"
+            label = "descent, at the center of three iterates"
         axis.plot(run.step, values, label=label, **_LINES[trajectory])
     axis.set_xlim(0, run.step[-1])
     if name == "sharpness":
         corrected = "central flow, next order (`corrected`)"
-        axis.plot(run.step, run.corrected, color=colour_of(1), ls=":", label=corrected)
+        axis.plot(run.step, run.corrected, color=color_of(1), ls=":", label=corrected)
         axis.axhline(
             run.threshold, color="0.3", ls="--", lw=0.8, zorder=0, label="2 / step size"
         )

@@ -6,18 +6,18 @@ from matplotlib.axes import Axes
 
 from ..dynamics import Status
 from .axes import AXES
-from .palette import MARKERS, colour_of
+from .palette import MARKERS, color_of
 from .statistics import divergence, gap_regression, gaps
 from .sweeps import usable
 
 _VERDICTS = {
     Status.CONVERGED: "#009E73",
     Status.OSCILLATING: "#E69F00",
-    Status.MOVING: "#56B4E9",
-    Status.PLATEAU: "#CC79A7",
+    Status.UNCONVERGED: "#56B4E9",
+    Status.SADDLE: "#CC79A7",
     Status.COLLAPSED: "#999999",
     Status.DIVERGED: "#D55E00",
-    Status.EXHAUSTED: "#F0E442",
+    Status.MAX_STEPS: "#F0E442",
     Status.FAILED: "#000000",
 }
 
@@ -30,9 +30,9 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     for k, step_size, some in _by_step_size(ends):
         _median_and_range(ax, ends.scale, some.sharpness, k, _name(step_size))
         if step_size:
-            ax.axhline(2 / step_size, color=colour_of(k), ls=":", lw=1)
+            ax.axhline(2 / step_size, color=color_of(k), ls=":", lw=1)
     _theory_lines(ends, ax)
-    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its color")
     ax.set(yscale="log", xlabel=AXES["scale"], ylabel="sharpness at the end")
     low = ends.attrs.get("sharpness_lower_bound", 3)
     high = np.nanmax(usable(ends).sharpness, initial=4 * low)
@@ -66,7 +66,7 @@ def divergence_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     for k, step_size in enumerate(ends.step_size.to_numpy()):
         share, *limits = divergence(ends.sel(step_size=step_size), "seed")
         spread = np.abs(limits - share)
-        style = {"color": colour_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4}
+        style = {"color": color_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4}
         label = _name(float(step_size))
         line = {"capsize": 2, "elinewidth": 0.7, "lw": 1.2, "label": label}
         ax.errorbar(ends.scale, share, spread, **style, **line)
@@ -78,7 +78,7 @@ def divergence_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
 def distance_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
     """Distance at the end against the step size, with the critical one of each depth."""
     _against_step_size(runs, "distance", ax)
-    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / least sharpness, in its colour")
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / least sharpness, in its color")
     ax.set(yscale="log", ylabel=r"$\|w - w_\star\|$ at the end")
     ax.legend(fontsize=7)
     return ax
@@ -88,8 +88,8 @@ def sharpness_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
     """Sharpness at the end against the step size, below 2 / step size, with its least."""
     _against_step_size(runs, "sharpness", ax)
     for k, least in enumerate(runs.flattest_sharpness.to_numpy()):
-        ax.axhline(least, color=colour_of(k), ls="--", lw=1)
-    ax.plot([], [], color="0.3", ls="--", lw=1, label="least sharpness, in its colour")
+        ax.axhline(least, color=color_of(k), ls="--", lw=1)
+    ax.plot([], [], color="0.3", ls="--", lw=1, label="least sharpness, in its color")
     ax.plot(runs.step_size, 2 / runs.step_size, color="0.3", lw=1, label="2 / step size")
     ax.set(yscale="log", ylabel="sharpness at the end")
     ax.set_ylim(0.5 * float(runs.flattest_sharpness.min()), 400)
@@ -103,7 +103,7 @@ def _against_step_size(runs, name, ax):
         some = ends[name].sel(depth=depth)
         _median_and_range(ax, ends.step_size, some, k, f"depth {depth}", along="step_size")
         critical = float(runs.critical_step_size.sel(depth=depth))
-        ax.axvline(critical, color=colour_of(k), ls=":", lw=1)
+        ax.axvline(critical, color=color_of(k), ls=":", lw=1)
     ax.set(xscale="log", xlabel=AXES["step_size"])
 
 
@@ -113,9 +113,9 @@ def gap_against_sharpness(runs: xr.Dataset, ax: Axes) -> Axes:
         x, y = gaps(some)
         fit = gap_regression(some)
         label = f"{_name(step_size)}: slope {fit.slope:.2f} $\\pm$ {fit.stderr:.2f}"
-        ax.plot(x, y, ".", ms=2, alpha=0.4, color=colour_of(k))
+        ax.plot(x, y, ".", ms=2, alpha=0.4, color=color_of(k))
         ends = np.array([np.min(x), np.max(x)])
-        ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=colour_of(k), label=label)
+        ax.plot(ends, 10**fit.intercept * ends**fit.slope, color=color_of(k), label=label)
     ax.set(xscale="log", yscale="log", xlabel="sharpness at the end")
     ax.set_ylabel("test loss $-$ training loss")
     ax.legend(fontsize=7)
@@ -130,13 +130,13 @@ def verdicts(runs: xr.Dataset, ax: Axes) -> Axes:
             left = column - 0.4
             cell = runs.status.isel(step_size=row, scale=column).to_numpy()
             cell = cell[cell >= 0]  # Others have not been run.
-            for status, colour in _VERDICTS.items():
+            for status, color in _VERDICTS.items():
                 share = 0.8 * float((cell == status).mean())
-                ax.barh(row, share, left=left, height=0.8, color=colour)
+                ax.barh(row, share, left=left, height=0.8, color=color)
                 left += share
-    for status, colour in _VERDICTS.items():
+    for status, color in _VERDICTS.items():
         if (runs.status == status).any():
-            ax.barh(0, 0, color=colour, label=status.name.lower())
+            ax.barh(0, 0, color=color, label=status.name.lower())
     ax.set_yticks(range(len(step_sizes)), [_name(s) for s in step_sizes])
     ax.set_xticks(range(len(scales)), [f"{s:.3g}" for s in scales])
     limits = {"xlim": (-0.6, len(scales) - 0.4), "ylim": (-0.6, len(step_sizes) + 0.4)}
@@ -167,7 +167,7 @@ def sharpness_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
     _in_time(_middle(runs), "sharpness", ax)
     for k, step_size, _ in _by_step_size(runs):
         if step_size:
-            ax.axhline(2 / step_size, color=colour_of(k), ls=":", lw=1)
+            ax.axhline(2 / step_size, color=color_of(k), ls=":", lw=1)
     _theory_lines(runs, ax, bounds=False)
     ax.set(yscale="log", ylabel="sharpness")
     ax.legend(fontsize=7, ncols=2)
@@ -175,7 +175,7 @@ def sharpness_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
 
 
 def misalignment_in_time(runs: xr.Dataset, ax: Axes) -> Axes:
-    """How far the worst pair of neighbouring layers is from aligned, in training time."""
+    """How far the worst pair of neighboring layers is from aligned, in training time."""
     runs = _smallest(runs)
     worst = 1 - runs.alignment.min("pair", skipna=False)
     _in_time(runs.assign(worst=worst), "worst", ax)
@@ -225,7 +225,7 @@ def loss_in_steps(runs: xr.Dataset, ax: Axes) -> Axes:
 
 
 def alignment_of_pairs(runs: xr.Dataset, ax: Axes) -> Axes:
-    """Alignment of each pair of neighbouring layers at the end, beside chance."""
+    """Alignment of each pair of neighboring layers at the end, beside chance."""
     _profiles(runs, "alignment", "pair", ax)
     _chance(runs, ax)
     pairs = runs.pair.to_numpy()
@@ -240,8 +240,8 @@ def coupling_of_layers(runs: xr.Dataset, ax: Axes) -> Axes:
     _profiles(runs, "coupling", "layer", ax)
     for k in range(runs.sizes["run"]):
         start = runs.coupling.isel(run=k, record=0).median("seed")
-        ax.plot(runs.layer, start, color=colour_of(k), ls=":", lw=1)
-    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
+        ax.plot(runs.layer, start, color=color_of(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its color")
     ax.set_xticks(runs.layer.to_numpy())
     ax.set(xlabel=AXES["layer"], ylabel=_COUPLING, ylim=(0, 1.05))
     ax.legend(fontsize=7)
@@ -266,7 +266,7 @@ def end_loss_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
 
 
 def end_alignment_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
-    """Mean alignment of neighbouring layers at the end against the step size."""
+    """Mean alignment of neighboring layers at the end against the step size."""
     _ends(runs, runs.alignment.mean("pair"), ax)
     _chance(runs, ax)
     ax.set(ylabel=f"{_ALIGNMENT}, mean over pairs", ylim=(0, 1.05))
@@ -280,8 +280,8 @@ def end_coupling_against_step_size(runs: xr.Dataset, ax: Axes) -> Axes:
     _ends(runs, coupling, ax)
     for k in range(runs.sizes["depth"]):
         start = coupling.isel(depth=k, record=0, step_size=0).median("seed")
-        ax.axhline(float(start), color=colour_of(k), ls=":", lw=1)
-    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its colour")
+        ax.axhline(float(start), color=color_of(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="start, in its color")
     ax.set(ylabel=f"{_COUPLING}, mean over layers", ylim=(0, 1.05))
     ax.legend(fontsize=7)
     return ax
@@ -299,7 +299,7 @@ def _ends(runs: xr.Dataset, values: xr.DataArray, ax: Axes):
         _median_and_range(ax, runs.step_size, some, k, f"depth {depth}", "step_size")
         bad = (runs.status.sel(depth=depth) == Status.DIVERGED).any("seed").to_numpy()
         for step_size in runs.step_size.to_numpy()[bad]:
-            place = {"transform": ax.get_xaxis_transform(), "color": colour_of(k)}
+            place = {"transform": ax.get_xaxis_transform(), "color": color_of(k)}
             ax.plot(step_size, 0.97, "x", **place)
     if (runs.status == Status.DIVERGED).any():
         ax.plot([], [], "x", color="0.3", label="diverged")
@@ -320,21 +320,21 @@ def _lines(runs: xr.Dataset, name: str, along: str, ax: Axes):
             there = np.isfinite(one[name].to_numpy())
             there[0] = False  # The start, which has no place on a logarithmic axis.
             x, y = one[along].to_numpy()[there], one[name].to_numpy()[there]
-            [line] = ax.plot(x, y, color=colour_of(k), lw=1.5)
+            [line] = ax.plot(x, y, color=color_of(k), lw=1.5)
             if seed:
                 line.set(lw=0.5, alpha=0.3)
             else:
                 line.set_label(label)
             if one.status == Status.DIVERGED:
-                ax.plot(x[-1:], y[-1:].clip(max=top), "x", color=colour_of(k))
+                ax.plot(x[-1:], y[-1:].clip(max=top), "x", color=color_of(k))
     if (runs.status == Status.DIVERGED).any():
         ax.plot([], [], "x", color="0.3", label="last record of what diverged")
 
 
 def _limits(runs: xr.Dataset, ax: Axes):
     for k, limit in enumerate(runs.limit.to_numpy()):
-        ax.axhline(limit, color=colour_of(k), ls=":", lw=1)
-    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
+        ax.axhline(limit, color=color_of(k), ls=":", lw=1)
+    ax.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its color")
 
 
 def _profiles(runs: xr.Dataset, name: str, along: str, ax: Axes):
@@ -357,7 +357,7 @@ def _in_time(runs: xr.Dataset, name: str, ax: Axes):
         for seed in reversed(runs.seed.to_numpy()):
             one = some.sel(seed=seed)
             time = one.time.where(np.isfinite(one.time))
-            [line] = ax.plot(time[1:], one[name][1:], color=colour_of(k), lw=1.5)
+            [line] = ax.plot(time[1:], one[name][1:], color=color_of(k), lw=1.5)
             if seed == runs.seed[0]:
                 line.set_label(_name(step_size))
             else:
@@ -387,7 +387,7 @@ def _median_and_range(ax: Axes, x, values, k: int, label: str, along: str = "sca
         return
     middle = values.median("seed")
     spread = np.abs(np.stack([middle - values.min("seed"), values.max("seed") - middle]))
-    style = {"color": colour_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4, "lw": 1.2}
+    style = {"color": color_of(k), "marker": MARKERS[k % len(MARKERS)], "ms": 4, "lw": 1.2}
     ax.errorbar(x, middle, spread, capsize=2, elinewidth=0.7, label=label, **style)
 
 
@@ -401,9 +401,9 @@ def _theory_lines(runs: xr.Dataset, ax: Axes, *, bounds: bool = True):
         if high := attrs.get("small_start_sharpness_bound"):
             label = "bounds for small starts"
             ax.axhspan(low, high, color="0.93", zorder=0, label=label)
-    label = "flattest minimiser"
+    label = "flattest minimizer"
     ax.axhline(attrs["flattest_sharpness"], color="0.3", ls="--", lw=1.2, label=label)
-    label = "balanced minimiser"
+    label = "balanced minimizer"
     ax.axhline(attrs["balanced_sharpness"], color="0.3", ls="-.", lw=1.0, label=label)
 
 

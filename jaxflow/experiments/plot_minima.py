@@ -1,4 +1,4 @@
-"""Figures of minima of linear networks: a labelled dataset in, two drawn panels out."""
+"""Figures of minima of linear networks: a labeled dataset in, two drawn panels out."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from ..dynamics import Status
 from .axes import AXES
-from .palette import MARKERS, colour_of, plain
+from .palette import MARKERS, color_of, plain
 
 _KINDS = {
     "flattest, explicit": ("#0072B2", "o"),
@@ -36,14 +36,14 @@ def chain(runs: xr.Dataset, axes: Any):
     for k, step_size in enumerate(runs.step_size.to_numpy()):
         run = runs.sel(step_size=step_size)
         label = f"step size {step_size:g}: {Status(int(run.status)).name.lower()}"
-        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 3, "label": label}
+        style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 3, "label": label}
         plane.plot(*run.layers.to_numpy().T, lw=0.8, **style)
         end = run.isel(record=-1)
         curve.plot(
             abs(float(end.layers[0])), float(end.sharpness), ls="", **style | {"ms": 7}
         )
-        curve.axhline(2 / step_size, color=colour_of(k + 1), ls=":", lw=1)
-    curve.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its colour")
+        curve.axhline(2 / step_size, color=color_of(k + 1), ls=":", lw=1)
+    curve.plot([], [], color="0.3", ls=":", lw=1, label="2 / step size, in its color")
     plane.plot(*runs.layers.isel(record=0, step_size=0), "k*", ms=9, label="start")
     plane.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), xlabel="$w_1$", ylabel="$w_2$")
     curve.set(xlim=(0.25, 4), xscale="log", yscale="log", ylim=(3, 30))
@@ -69,7 +69,7 @@ def residual(runs: xr.Dataset, axes: Any):
     deepest, kinds = runs.isel(depth=-1), set()
     for k, target in enumerate(runs.target.to_numpy()):
         run = deepest.sel(target=target)
-        style = {"color": colour_of(k), "ls": _ENDS[_end(run)][0]}
+        style = {"color": color_of(k), "ls": _ENDS[_end(run)][0]}
         time.plot(run.time[1:], np.maximum(run.excess[1:], 1e-25), label=target, **style)
         kinds |= {_end(runs.sel(target=target, depth=depth)) for depth in runs.depth}
     kinds = {kind: style for kind, style in _ENDS.items() if kind in kinds}
@@ -82,9 +82,9 @@ def residual(runs: xr.Dataset, axes: Any):
             run = last.sel(depth=depth, target=target)
             marker = _ENDS[_end(run)][1]
             ends.plot(
-                run.sharpness / run.flattest, place, marker, ms=8, color=colour_of(k + 1)
+                run.sharpness / run.flattest, place, marker, ms=8, color=color_of(k + 1)
             )
-        ends.plot([], [], "s", color=colour_of(k + 1), label=f"depth {depth}")
+        ends.plot([], [], "s", color=color_of(k + 1), label=f"depth {depth}")
     for kind, (_, marker) in kinds.items():
         ends.plot([], [], marker, color="0.5", ms=8, label=kind)
     ends.axvline(1, color="0.3", ls="--", lw=1, label="flattest minima")
@@ -101,7 +101,7 @@ def residual(runs: xr.Dataset, axes: Any):
 
 def _end(run: xr.Dataset) -> str:
     minimum = "minimum, by rounding" if bool(run.crossed) else "minimum"
-    kinds = {Status.CONVERGED: minimum, Status.PLATEAU: "saddle"}
+    kinds = {Status.CONVERGED: minimum, Status.SADDLE: "saddle"}
     return kinds.get(Status(int(run.status)), "on its way")
 
 
@@ -117,7 +117,7 @@ def cliff(runs: xr.Dataset, axes: Any):
     for k, depth in enumerate(runs.depth.to_numpy()):
         some = there.sel(depth=depth)
         ratio = some.sharpness / some.flattest
-        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4}
+        style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 4}
         _spread(flatness, share, ratio, label=f"depth {depth}", **style)
         label = f"path coupling, depth {depth}"
         _spread(structure, share, some.coupling, label=label, **style)
@@ -143,7 +143,7 @@ def gains(runs: xr.Dataset, axes: Any):
     depth = runs.attrs["depth"]
     layers = np.arange(depth + 1)
     top = float(runs.path.isel(seed=0, minimum=0, layer=-1))
-    for name, (colour, marker) in _KINDS.items():
+    for name, (color, marker) in _KINDS.items():
         some = runs.sel(minimum=name)
         ratio = float((some.sharpness / runs.attrs["flattest"]).median())
         for axis, values in ((path, some.path), (largest, some.largest)):
@@ -151,11 +151,11 @@ def gains(runs: xr.Dataset, axes: Any):
                 values.to_numpy()[: 1 if name == "flattest, explicit" else None]
             ):
                 label = f"{name}: {ratio:.3g} times the least sharpness" if k == 0 else None
-                style = {"color": colour, "marker": marker, "ms": 4, "lw": 1}
+                style = {"color": color, "marker": marker, "ms": 4, "lw": 1}
                 style |= {"alpha": 0.5, "lw": 0.6} if name == "random" else {}
                 axis.plot(layers, [1, *one], label=label, **style)
         mean = some["mean"].median("seed").to_numpy()
-        largest.plot(layers, [1, *mean], color=colour, ls=":", lw=0.9)
+        largest.plot(layers, [1, *mean], color=color, ls=":", lw=0.9)
     line = {"color": "0.3", "ls": "--", "lw": 1}
     largest.plot([], [], color="0.3", ls=":", lw=0.9, label="mean gain of all signals")
     path.plot(layers, top ** (layers / depth), label=r"theory: $\sigma^{l/L}$", **line)
@@ -179,7 +179,7 @@ def denoiser(runs: xr.Dataset, axes: Any):
         for inputs, style in zip(runs.inputs.to_numpy(), ("-", ":"), strict=True):
             run = runs.sel(depth=depth, inputs=inputs)
             steps = np.maximum((run.time / run.time[-1] * int(run.steps)).to_numpy(), 0.5)
-            line = {"color": colour_of(k + 1), "ls": style, "marker": MARKERS[k], "ms": 3}
+            line = {"color": color_of(k + 1), "ls": style, "marker": MARKERS[k], "ms": 3}
             label = f"depth {depth}, {inputs}"
             sharp.plot(steps, run.sharpness / run.flattest, label=label, **line)
             loss.plot(steps, run.excess, label=label, **line)
@@ -194,7 +194,7 @@ def denoiser(runs: xr.Dataset, axes: Any):
 def noise(runs: xr.Dataset, axes: Any):
     """How weight noise raises the loss, and noise behind layers the error."""
     weights, features = axes
-    for name, (colour, marker) in reversed(_KINDS.items()):
+    for name, (color, marker) in reversed(_KINDS.items()):
         if name not in runs.minimum:
             continue
         some = runs.sel(minimum=name)
@@ -202,11 +202,11 @@ def noise(runs: xr.Dataset, axes: Any):
             {"s": 25} if name == "random" else {"s": 90, "edgecolor": "k", "zorder": 3}
         )
         some = some if name == "random" else some.isel(seed=[0])
-        label = {"label": name, "color": colour, "marker": marker}
+        label = {"label": name, "color": color, "marker": marker}
         weights.scatter(some["mean"], some.worst, **label, **special)
         lines = some.behind.median("seed").to_numpy()
         layers = np.arange(1, lines.size + 1)
-        features.plot(layers, lines, color=colour, marker=marker, ms=6, label=name)
+        features.plot(layers, lines, color=color, marker=marker, ms=6, label=name)
     limit = {"color": "0.3", "lw": 1}
     weights.axhline(
         runs.attrs["flattest"] / 2, ls="--", label="least sharpness / 2", **limit

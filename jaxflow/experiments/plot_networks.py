@@ -6,15 +6,15 @@ import numpy as np
 import xarray as xr
 
 from .axes import AXES
-from .palette import MARKERS, STYLES, colour_of, shade
+from .palette import MARKERS, STYLES, color_of, shade
 
 
-def _dots(axis, x, y, colour, every: int, **style):
-    axis.plot(x[::every], y[::every], ".", color=colour, ms=4, **style)
+def _dots(axis, x, y, color, every: int, **style):
+    axis.plot(x[::every], y[::every], ".", color=color, ms=4, **style)
 
 
 def _key(axis):
-    """What dots and lines are, without a colour."""
+    """What dots and lines are, without a color."""
     axis.plot([], [], ".", color="0.3", ms=4, label="flow")
     axis.plot([], [], color="0.3", lw=1, label="theory")
 
@@ -26,17 +26,17 @@ def autoencoder(runs: xr.Dataset, axes: Any):
     for axis, layers in zip(axes, runs.layers.to_numpy(), strict=True):
         some = runs.sel(layers=layers)
         for k in range(count):
-            colour, mode = shade(k, count), some.isel(mode=k)
+            color, mode = shade(k, count), some.isel(mode=k)
             first_and_last = k in (0, count - 1)
             label = f"component {k + 1}, variance {float(mode.variance):.2g}"
             axis.plot(
                 some.time,
                 mode.theory,
-                color=colour,
+                color=color,
                 lw=1,
                 label=label if first_and_last else None,
             )
-            _dots(axis, some.time, mode.flow, colour, every)
+            _dots(axis, some.time, mode.flow, color, every)
         _key(axis)
         axis.set(title=f"{layers} layers", xlabel=AXES["time"], ylim=(-0.03, 1.03))
         axis.set_ylabel("share of a component in the reconstruction")
@@ -51,14 +51,14 @@ def two_layers(runs: xr.Dataset, axes: Any):
         for j, imbalance in enumerate(some.imbalance.to_numpy()):
             for k in range(some.sizes["mode"]):
                 mode = some.sel(imbalance=imbalance).isel(mode=k)
-                colour = colour_of(k + 1)
-                axis.plot(mode.time, mode.theory, color=colour, lw=1, ls=STYLES[j])
-                _dots(axis, mode.time, mode.flow, colour, every)
+                color = color_of(k + 1)
+                axis.plot(mode.time, mode.theory, color=color, lw=1, ls=STYLES[j])
+                _dots(axis, mode.time, mode.flow, color, every)
             label = rf"theory, imbalance $\lambda = {imbalance:g}$"
             axis.plot([], [], color="0.3", lw=1, ls=STYLES[j], label=label)
         for k in range(some.sizes["mode"]):
             level = float(some.target.isel(mode=k, imbalance=0))
-            axis.plot([], [], color=colour_of(k + 1), label=f"mode {k + 1} ({level:.3g})")
+            axis.plot([], [], color=color_of(k + 1), label=f"mode {k + 1} ({level:.3g})")
         axis.plot([], [], ".", color="0.3", ms=4, label="flow")
         hidden = some.sizes["mode"]
         width = "one hidden neuron" if hidden == 1 else f"{hidden} hidden neurons"
@@ -70,18 +70,18 @@ def two_layers(runs: xr.Dataset, axes: Any):
 def diagonal(runs: xr.Dataset, axes: Any):
     """The l1 norm of the limit against the scale of the start, and its entries."""
     norm, entries = axes
-    norm.plot(runs.exact_scale, runs.theory_l1, color=colour_of(1), lw=1, label="theory")
-    norm.plot(runs.scale, runs.flow_l1, "o", color=colour_of(1), ms=4, label="flow, at end")
+    norm.plot(runs.exact_scale, runs.theory_l1, color=color_of(1), lw=1, label="theory")
+    norm.plot(runs.scale, runs.flow_l1, "o", color=color_of(1), ms=4, label="flow, at end")
     ends = {"least_l1": (":", "least l1 norm"), "least_l2_l1": ("--", "least l2 norm")}
     for name, (line, label) in ends.items():
         norm.axhline(runs.attrs[name], color="0.3", ls=line, lw=1, label=label)
     top = abs(runs.theory).max("exact_scale")
     largest = top.argsort()[::-1][:12].to_numpy()
     for k in range(runs.sizes["input"]):
-        # The largest in colour; all others in one.
+        # The largest in color; all others in one.
         place = np.flatnonzero(largest == k)
-        colour = shade(int(place[0]), 12) if place.size else "0.8"
-        style = {"color": colour, "zorder": 2 if place.size else 1}
+        color = shade(int(place[0]), 12) if place.size else "0.8"
+        style = {"color": color, "zorder": 2 if place.size else 1}
         entries.plot(runs.exact_scale, runs.theory.isel(input=k), lw=1, **style)
         if place.size:
             entries.plot(runs.scale, runs.flow.isel(input=k), ".", ms=5, **style)
@@ -91,7 +91,7 @@ def diagonal(runs: xr.Dataset, axes: Any):
         axis.set(xscale="log", xlabel=AXES["scale"])
         axis.legend(fontsize=7)
     norm.set_ylabel("l1 norm of the limit")
-    entries.set_ylabel("entries of the limit, the 12 largest in colour")
+    entries.set_ylabel("entries of the limit, the 12 largest in color")
 
 
 def chains(runs: xr.Dataset, axes: Any):
@@ -99,13 +99,13 @@ def chains(runs: xr.Dataset, axes: Any):
     loss, size = axes
     every = max(1, runs.sizes["time"] // 60)
     for k, depth in enumerate(runs.depth.to_numpy()):
-        colour = colour_of(k + 1)
+        color = color_of(k + 1)
         raw, white = (runs.sel(depth=depth, white=white) for white in (False, True))
         label = f"depth {depth}"
-        loss.plot(raw.time[1:], raw.theory[1:], color=colour, lw=1, label=label)
-        _dots(loss, raw.time[1:], raw.flow[1:], colour, every)
-        size.plot(white.chain, white.chain_size, color=colour, lw=1, label=label)
-        _dots(size, white.time[1:], white["size"][1:], colour, every)
+        loss.plot(raw.time[1:], raw.theory[1:], color=color, lw=1, label=label)
+        _dots(loss, raw.time[1:], raw.flow[1:], color, every)
+        size.plot(white.chain, white.chain_size, color=color, lw=1, label=label)
+        _dots(size, white.time[1:], white["size"][1:], color, every)
     for axis in axes:
         _key(axis)
         axis.set(xscale="log", xlabel=AXES["time"], xlim=(runs.time[1], runs.time[-1]))
@@ -115,19 +115,19 @@ def chains(runs: xr.Dataset, axes: Any):
     size.set(title="white inputs: times of a chain")
 
 
-def factorisation(runs: xr.Dataset, axes: Any):
+def factorization(runs: xr.Dataset, axes: Any):
     """What was found of each eigenvalue, in time and at the end."""
     modes, ends = axes
     every = max(1, runs.sizes["time"] // 60)
     count = runs.sizes["mode"]
     for k in range(count):
-        mode, colour = runs.isel(mode=k), shade(k, count)
+        mode, color = runs.isel(mode=k), shade(k, count)
         label = f"eigenvalue {float(mode.target):.2g}" if k in (0, count - 1) else None
-        modes.plot(mode.time, mode.theory, color=colour, lw=1, label=label)
-        _dots(modes, mode.time, mode.flow, colour, every)
+        modes.plot(mode.time, mode.theory, color=color, lw=1, label=label)
+        _dots(modes, mode.time, mode.flow, color, every)
     ends.plot(runs["mode"], runs.target, "_", color="0.3", ms=14, label="of the matrix")
-    ends.plot(runs["mode"], runs.theory.isel(time=-1), color=colour_of(1), lw=1)
-    ends.plot(runs["mode"], runs.flow.isel(time=-1), ".", color=colour_of(1), ms=4)
+    ends.plot(runs["mode"], runs.theory.isel(time=-1), color=color_of(1), lw=1)
+    ends.plot(runs["mode"], runs.flow.isel(time=-1), ".", color=color_of(1), ms=4)
     _key(modes)
     _key(ends)
     modes.set(xlabel=AXES["time"], ylabel="part of each eigenvector in the product")
@@ -142,7 +142,7 @@ def sensing(runs: xr.Dataset, axes: Any):
     error, values = axes
     for k, depth in enumerate(runs.depth.to_numpy()):
         some = runs.sel(depth=depth)
-        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 4, "lw": 1.2}
+        style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 4, "lw": 1.2}
         label = "one layer" if depth == 1 else f"depth {depth}"
         error.plot(some.samples, some.error, label=label, **style)
         values.plot(some["mode"], some["values"].isel(samples=-1), label=label, **style)
@@ -162,15 +162,15 @@ def nonlinear(runs: xr.Dataset, axes: Any):
     time = runs.step * runs.attrs["step_size"]
     for k, name in enumerate(runs.network.to_numpy()):
         some = runs.sel(network=name)
-        style = {"color": colour_of(k + 1), "marker": MARKERS[k], "ms": 3, "lw": 1.2}
+        style = {"color": color_of(k + 1), "marker": MARKERS[k], "ms": 3, "lw": 1.2}
         for axis, what in ((loss, "loss"), (sharpness, "sharpness"), (kernel, "kernel")):
             axis.plot(time[1:], some[what][1:], label=name, **style)
         layers.plot(time[1:], some.alignment.mean("pair")[1:], label=name, **style)
         chance = float(some.chance.isel(record=0).mean())
-        layers.axhline(chance, color=colour_of(k + 1), ls=":", lw=1)
+        layers.axhline(chance, color=color_of(k + 1), ls=":", lw=1)
     limit = 2 / runs.attrs["step_size"]
     sharpness.axhline(limit, color="0.3", ls="--", lw=1, label="2 / step size")
-    layers.plot([], [], color="0.3", ls=":", lw=1, label="random layers, in their colour")
+    layers.plot([], [], color="0.3", ls=":", lw=1, label="random layers, in their color")
     loss.set(yscale="log", ylabel="loss")
     sharpness.set(ylabel="sharpness", ylim=(0, None))
     kernel.set(ylabel="alignment of the tangent kernel with the targets", ylim=(0, None))
@@ -185,7 +185,7 @@ PANELS = {
     "two-layers": two_layers,
     "diagonal": diagonal,
     "chains": chains,
-    "factorisation": factorisation,
+    "factorization": factorization,
     "sensing": sensing,
     "nonlinear": nonlinear,
 }

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from .axes import AXES
-from .palette import MARKERS, colour_of
+from .palette import MARKERS, color_of
 
 
 def binary(runs: xr.Dataset, axes: Any):
@@ -16,17 +16,17 @@ def binary(runs: xr.Dataset, axes: Any):
     for k, strength in enumerate(runs.strength.to_numpy()):
         error = runs.error.sel(strength=strength)
         label = f"$\\gamma$ = {strength:g}"
-        errors.plot(runs.alpha, error.where(error > 0), color=colour_of(k + 1), label=label)
+        errors.plot(runs.alpha, error.where(error > 0), color=color_of(k + 1), label=label)
     errors.set(yscale="log", xlabel=AXES["alpha"])
     # They fall faster than exponentially, to where floats end.
     errors.set(ylim=(1e-8, 0.5))
-    errors.set(ylabel="training error of the minimiser of cross-entropy")
+    errors.set(ylabel="training error of the minimizer of cross-entropy")
     for k, reference in enumerate(runs.reference.to_numpy()):
         for at, style in zip(runs["at"].to_numpy(), ("-", "--"), strict=True):
             line = runs.entropy.sel(reference=reference, at=at)
             words = "typical" if reference == "typical" else f"$\\gamma$ = {reference}"
             label = f"{words}, $\\alpha$ = {at:g}"
-            around.plot(runs.distance, line, color=colour_of(k), ls=style, label=label)
+            around.plot(runs.distance, line, color=color_of(k), ls=style, label=label)
     around.plot(runs.distance, runs.bound, color="0.3", ls=":", label="all weights")
     around.set(
         xscale="log", xlabel=AXES["distance"], ylabel="entropy of solutions at a distance"
@@ -36,13 +36,13 @@ def binary(runs: xr.Dataset, axes: Any):
 
 
 def replicas(runs: xr.Dataset, axes: Any):
-    """Normalised entropies by distance, for signs and for ReLU units."""
+    """Normalized entropies by distance, for signs and for ReLU units."""
     lowest = float(runs.entropy.min())
     for axis, units in zip(axes, runs.units.to_numpy(), strict=True):
         for k, curve in enumerate(runs.curve.to_numpy()):
             style = {"typical": ":", "widest": "--"}.get(curve, "-")
             line = runs.entropy.sel(units=units, curve=curve)
-            axis.plot(runs.distance, line, color=colour_of(k), ls=style, label=curve)
+            axis.plot(runs.distance, line, color=color_of(k), ls=style, label=curve)
         axis.set(xscale="log", xlabel=AXES["distance"], ylim=(1.05 * lowest, 0.02))
         axis.set(ylabel="entropy above that of all weights", title=f"{units}, many units")
         axis.legend(fontsize=7)
@@ -51,7 +51,7 @@ def replicas(runs: xr.Dataset, axes: Any):
 def references(runs: xr.Dataset, axes: Any):
     """Theory as lines, and measurements as points with standard errors."""
     volumes, energies, costs, errors, *of_units = axes
-    colours = _colours(runs)
+    colors = _colors(runs)
     for units, (volume, energy) in zip(
         runs.units.to_numpy(), ((volumes, energies), of_units), strict=True
     ):
@@ -59,13 +59,13 @@ def references(runs: xr.Dataset, axes: Any):
     for axis in of_units:
         axis.set_title("theory of a committee of many ReLU units", fontsize=9)
     for strength in runs.strength.to_numpy():
-        some, k = runs.sel(strength=strength), colours[f"{strength:g}"]
+        some, k = runs.sel(strength=strength), colors[f"{strength:g}"]
         for x, values, axis in (
             (runs.seen, some.entropy, volumes),
             (runs.radius, some.energy, energies),
         ):
             error = values.std("seed") / max(values.sizes["seed"] - 1, 1) ** 0.5
-            style = {"color": colour_of(k), "ls": "", "marker": MARKERS[k], "ms": 4}
+            style = {"color": color_of(k), "ls": "", "marker": MARKERS[k], "ms": 4}
             axis.errorbar(x, values.mean("seed"), error, capsize=2, **style)
     _costs(runs, costs)
     _training_errors(runs, errors)
@@ -75,7 +75,7 @@ def references(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
-def _colours(runs):
+def _colors(runs):
     """Of references: none of typical and widest, which are told by their dashes."""
     plain = ("typical", "widest")
     others = [name for name in runs.reference.to_numpy() if name not in plain]
@@ -84,16 +84,16 @@ def _colours(runs):
 
 def _theory_around(runs, volumes, energies):
     """Entropies and local energies of one kind of units."""
-    colours = _colours(runs)
+    colors = _colors(runs)
     for reference in runs.reference.to_numpy():
-        line, k = runs.exact_entropy.sel(reference=reference), colours[reference]
+        line, k = runs.exact_entropy.sel(reference=reference), colors[reference]
         words = f"$\\gamma$ = {reference}" if k else reference
         style = {"typical": ":", "widest": "--"}.get(reference, "-")
-        volumes.plot(runs.distance, line, color=colour_of(k), ls=style, label=words)
+        volumes.plot(runs.distance, line, color=color_of(k), ls=style, label=words)
     for strength in runs.strength.to_numpy():
-        line, k = runs.exact_energy.sel(strength=strength), colours[f"{strength:g}"]
+        line, k = runs.exact_energy.sel(strength=strength), colors[f"{strength:g}"]
         label = f"$\\gamma$ = {strength:g}"
-        energies.plot(runs.radius, line, color=colour_of(k), label=label)
+        energies.plot(runs.radius, line, color=color_of(k), label=label)
     volumes.set(
         xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
     )
@@ -105,23 +105,23 @@ def _theory_around(runs, volumes, energies):
 def _costs(runs, axis):
     """What a pattern costs, by its output."""
     outputs = np.linspace(-1.5, 1.5, 301)
-    colours = _colours(runs)
+    colors = _colors(runs)
     for strength in runs.strength.to_numpy():
-        k = colours[f"{strength:g}"]
+        k = colors[f"{strength:g}"]
         cost = np.logaddexp(0, -2 * strength * outputs) / (2 * strength)
         label = f"$\\gamma$ = {strength:g}"
-        axis.plot(outputs, cost, color=colour_of(k), label=label)
+        axis.plot(outputs, cost, color=color_of(k), label=label)
     hinge, label = np.maximum(0, -outputs), r"$\gamma \to \infty$"
     axis.plot(outputs, hinge, color="0.3", ls=":", label=label)
     axis.set(xlabel="output $x$ times label", ylabel=r"cross-entropy $f_\gamma(x)$")
 
 
 def _training_errors(runs, axis):
-    """Of minimisers on their patterns; where none are wrong, at the lower end."""
+    """Of minimizers on their patterns; where none are wrong, at the lower end."""
     lowest, seen = 1e-5, runs.training_errors
     mean, count = seen.mean("seed"), seen.sizes["seed"]
     error = seen.std("seed") / max(count - 1, 1) ** 0.5
-    some, style = mean > 0, {"color": colour_of(1), "ls": "", "marker": "o", "ms": 4}
+    some, style = mean > 0, {"color": color_of(1), "ls": "", "marker": "o", "ms": 4}
     axis.plot(runs.robustness, runs.exact_errors, color="0.3", label="theory")
     axis.errorbar(
         runs.robustness[some], mean[some], error[some], capsize=2, label="descents", **style
@@ -134,7 +134,7 @@ def _training_errors(runs, axis):
     ticks = (0.5, 1, 2)
     axis.set_xticks(ticks, [f"{s:g}" for s in ticks])
     axis.minorticks_off()
-    axis.set(xlabel=AXES["robustness"], ylabel="training error of the minimiser")
+    axis.set(xlabel=AXES["robustness"], ylabel="training error of the minimizer")
 
 
 def algorithms(runs: xr.Dataset, axes: Any):
@@ -144,7 +144,7 @@ def algorithms(runs: xr.Dataset, axes: Any):
     for k, name in enumerate(runs.algorithm.to_numpy()):
         some = solved.sel(algorithm=name)
         shape = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
-        style = {"color": colour_of(k), "marker": shape, "ms": 4}
+        style = {"color": color_of(k), "marker": shape, "ms": 4}
         if k >= len(MARKERS):
             style |= {"mfc": "white"}
         count = int(runs.solved.sel(algorithm=name).sum())
@@ -179,13 +179,13 @@ def entropy(runs: xr.Dataset, axes: Any):
         some, values = known.sel(algorithm=name), solved.eigenvalues.sel(algorithm=name)
         count = some.count("seed")
         error = some.std("seed") / np.sqrt(np.maximum(count - 1, 1))
-        style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "capsize": 2}
+        style = {"color": color_of(k), "marker": MARKERS[k], "ms": 4, "capsize": 2}
         total = int(runs.solved.sel(algorithm=name).sum())
         label = f"{name} ({int(count.sel(distance=0.05))} of {total})"
         volumes.errorbar(runs.distance, some.mean("seed"), error, label=label, **style)
         values = values.to_numpy().ravel()
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
-        spectrum.stairs(counts / max(total, 1), edges, color=colour_of(k), label=name)
+        spectrum.stairs(counts / max(total, 1), edges, color=color_of(k), label=name)
     ticks = runs.distance.to_numpy()
     volumes.set(
         xscale="log", xlabel=AXES["distance"], ylabel="entropy above that of all weights"
@@ -212,7 +212,7 @@ def loads(runs: xr.Dataset, axes: Any):
     share, errors = axes
     for k, name in enumerate(runs.algorithm.to_numpy()):
         some = runs.sel(algorithm=name)
-        style = {"color": colour_of(k), "marker": MARKERS[k], "ms": 4, "label": name}
+        style = {"color": color_of(k), "marker": MARKERS[k], "ms": 4, "label": name}
         share.plot(runs.alpha, some.solved.mean("seed"), **style)
         errors.plot(runs.alpha, some.errors.mean("seed"), **style)
     share.set(ylabel="share of problems that are solved", ylim=(-0.03, 1.03))
@@ -222,7 +222,7 @@ def loads(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
-def generalisation(runs: xr.Dataset, axes: Any):
+def generalization(runs: xr.Dataset, axes: Any):
     """Test error against local energy, and by algorithm."""
     scatter, bars = axes
     runs = runs.where(runs.local_energy.notnull())
@@ -230,7 +230,7 @@ def generalisation(runs: xr.Dataset, axes: Any):
         for marker, problem in zip(MARKERS, runs.problem.to_numpy(), strict=False):
             some = runs.sel(algorithm=name, problem=problem)
             label = f"{name}, {problem}"
-            style = {"color": colour_of(k), "marker": marker, "ms": 4, "ls": ""}
+            style = {"color": color_of(k), "marker": marker, "ms": 4, "ls": ""}
             solved = some.where(some.solved == 1)
             scatter.plot(solved.local_energy, solved.test, label=label, **style)
             rest = some.where(some.solved == 0)
@@ -258,10 +258,10 @@ def parity(runs: xr.Dataset, axes: Any):
             some = runs.sel(algorithm=name, machine=machine, width=width)
             energy = some.local_energy.where(some.errors == 0).mean("seed")
             label = f"{machine} of {width}, {name}"
-            profile.plot(runs.radius, energy, style, color=colour_of(k), label=label)
+            profile.plot(runs.radius, energy, style, color=color_of(k), label=label)
     for k, curve in enumerate(runs.curve.to_numpy()):
         line = runs.entropy.sel(curve=curve)
-        cusp.plot(runs.distance, line, color=colour_of(k), label=curve)
+        cusp.plot(runs.distance, line, color=color_of(k), label=curve)
     _by_radius(runs.radius, profile)
     profile.set(ylabel="local energy (means of solved problems)")
     cusp.set(xlabel=AXES["distance"], ylabel="entropy above that of all weights")
@@ -276,7 +276,7 @@ PANELS = {
     "algorithms": algorithms,
     "entropy": entropy,
     "loads": loads,
-    "generalisation": generalisation,
+    "generalization": generalization,
     "parity": parity,
 }
 ROWS = {"references": 3}  # All others have one.

@@ -8,7 +8,7 @@ import xarray as xr
 
 from ..dynamics import Trajectory
 from .axes import axis_label, quantity_label, value_label
-from .palette import MARKERS, STYLES, colour_of, shade
+from .palette import MARKERS, STYLES, color_of, shade
 from .panels import CLOCKS, LOST, Panel, arrange
 from .sinks import PENDING
 from .store import Result
@@ -16,7 +16,7 @@ from .store import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# More lines have no bands, which would hide them, and shades of one colour.
+# More lines have no bands, which would hide them, and shades of one color.
 _FEW = 7
 
 
@@ -31,7 +31,7 @@ def plot(
 
     Lines are medians over the seeds, with their quartiles as bars, or as a band in time
     and where there are many points (but for more than seven lines); of truth values they
-    are shares. One more axis is told apart by colours and markers, and a second one by
+    are shares. One more axis is told apart by colors and markers, and a second one by
     line styles. In time, a run that stopped early keeps its last value; against other
     axes, quantities are those of the last record.
 
@@ -45,7 +45,7 @@ def plot(
     Args:
         results: A dataset, as `sweep` and `load` return it, but no tree of them; or a
             trajectory, batched or not.
-        quantity: The variable, or observable. A tree, such as `snapshot`, has the names
+        quantity: The variable, or observable. A tree, such as `weights`, has the names
             of its leaves (`network.weights.0`).
         against: The horizontal axis: `"time"`, `"step"` where the results have it, or an
             axis of the quantity. By default time if there are more than two records, and
@@ -85,7 +85,7 @@ def _too_many(panel: Panel) -> str:
     told = ", ".join(f"{name} ({sizes[name]} values)" for name in panel.others)
     some = ", ".join(f"{name}=..." for name in panel.surplus)
     return (
-        "`plot` tells one axis apart by colours, and one of at most "
+        "`plot` tells one axis apart by colors, and one of at most "
         f"{len(STYLES)} values by line styles, but beside {panel.against!r} "
         f"{panel.values.name!r} has {told}. Select some, such as by `results.sel({some})`."
     )
@@ -94,7 +94,7 @@ def _too_many(panel: Panel) -> str:
 class _Line(NamedTuple):
     """What is drawn for one value of each other axis, of which the number is given."""
 
-    colour: int
+    color: int
     style: int
     x: np.ndarray
     middle: np.ndarray
@@ -208,7 +208,7 @@ def _decades(values: np.ndarray) -> float:
 
 
 def _draw(panel: Panel, lines: list[_Line], ax: "Axes"):
-    unnamed, labels = {line.colour for line in lines}, _labels(panel, 0)
+    unnamed, labels = {line.color for line in lines}, _labels(panel, 0)
     count = len(unnamed)
     many = count > _FEW and _numeric(panel, 0)
     # Seeds and names have no order, but line styles need lines.
@@ -217,20 +217,20 @@ def _draw(panel: Panel, lines: list[_Line], ax: "Axes"):
     # A single line is another one than those that are there already.
     first = len(ax.get_legend_handles_labels()[0]) if count == 1 else 0
     for line in lines:
-        k = first + line.colour
-        colour = shade(k, count) if many else colour_of(k)
+        k = first + line.color
+        color = shade(k, count) if many else color_of(k)
         marker = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
-        style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4, "lw": 1.2}
+        style: dict[str, Any] = {"color": color, "marker": marker, "ms": 4, "lw": 1.2}
         style |= {"ls": "" if unordered else STYLES[line.style]}
-        if line.shown and line.colour in unnamed:
-            style["label"] = labels[line.colour]
-            unnamed.remove(line.colour)
+        if line.shown and line.color in unnamed:
+            style["label"] = labels[line.color]
+            unnamed.remove(line.color)
         if panel.banded:  # Eight markers, not those of others.
             every = -(-len(line.x) // 8)
             style["markevery"] = (k * every // max(count, 2) % every, every)
         seen = np.isfinite(line.middle)
         _draw_one(line, seen, style, ax)
-        cross = {"color": colour, "ls": "", "marker": "x", "clip_on": False}
+        cross = {"color": color, "ls": "", "marker": "x", "clip_on": False}
         if panel.single and line.lost.any():
             ax.plot(line.x[seen][-1:], line.middle[seen][-1:], ms=8, **cross)
         elif line.lost.any():

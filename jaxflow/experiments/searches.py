@@ -50,7 +50,9 @@ def find(
 
 def _learn(loss, network, key, most, **options):
     quiet = {"observe": {"errors": jf.error_rate}, "every": 4}
-    return jf.least_action(loss, network, most - most % 4, key=key, **quiet, **options)
+    return jf.least_action_learning(
+        loss, network, most - most % 4, key=key, **quiet, **options
+    )
 
 
 def _fading(start, epochs, count):
@@ -65,7 +67,7 @@ def _focus(loss, network, patience, *, stop):
     focusing = jf.Focusing(replicas, couplings)
     options = {"damping": damping, "every": patience, "stop": stop}
     observe = {"errors": jf.error_rate}
-    return jf.message_passing(loss, network, focusing, observe=observe, **options)
+    return jf.focusing_bp(loss, network, focusing, observe=observe, **options)
 
 
 def _descend(name, loss, network, key, most):
@@ -77,8 +79,8 @@ def _descend(name, loss, network, key, most):
     if not network.tree:
         step *= 0.1 if name == FAST else 1 / 3
     schedule = eqx.Partial(_growing, start, growth, per)
-    annealed = jf.Annealed(loss, gain=schedule, robustness=schedule)
-    optimizer = optax.chain(optax.sgd(step * n), jf.keep_norms())
+    annealed = jf.Scheduled(loss, gain=schedule, robustness=schedule)
+    optimizer = optax.chain(optax.sgd(step * n), jf.fixed_row_norms())
     if name == FREE:
         # The norm, small at first, takes the place of the schedule.
         annealed, optimizer = loss, optax.sgd(0.1 * n)
@@ -90,17 +92,22 @@ def _descend(name, loss, network, key, most):
         )
         network = jax.vmap(draw)(keys)
         coupling = eqx.Partial(_growing, 0.02 / step / n, 0.01, per)
-        annealed = jf.Annealed(jf.Replicated(annealed, 0.1), coupling=coupling)  # pyright: ignore
+        annealed = jf.Scheduled(jf.Replicated(annealed, 0.1), coupling=coupling)  # pyright: ignore
     if name == ENTROPY_SGD:
         options = {"inner_steps": 10, "inner_step_size": 0.1 * n, "memory": 0.75}
         scope = 1 / n
         langevin = jf.entropy_sgd(n, scope=scope, noise=0.01, key=extra, **options)
-        optimizer = optax.chain(langevin, jf.keep_norms())
-    options = {"batch_size": batch, "key": order, "until": jf.solved, "every": 2 * per}
+        optimizer = optax.chain(langevin, jf.fixed_row_norms())
+    options = {
+        "batch_size": batch,
+        "key": order,
+        "until": jf.zero_training_error,
+        "every": 2 * per,
+    }
     options |= {"observe": {"errors": jf.error_rate}, "optimizer": optimizer}
     run = jf.gradient_descent(annealed, network, (most - most % 2) * per, **options)
     if name == REPLICAS:
-        middle = jf.centre(run.network)
+        middle = jf.replica_mean(run.network)
         run = eqx.tree_at(lambda r: r.network, run, middle)
     return run
 
@@ -159,4 +166,4 @@ def surroundings(
 
 def _common(loss):
     at_two = jf.Classification(loss.x, loss.y, robustness=2.0, gain=2.0)
-    return jf.Normalised(at_two)  # pyright: ignore
+    return jf.Normalized(at_two)  # pyright: ignore

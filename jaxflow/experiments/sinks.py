@@ -143,12 +143,12 @@ class Sink:
         self.done[chunk] = 1
 
     def dataset(self, grid: Grid) -> xr.Dataset:
-        """The arrays, labelled."""
-        labelled = {
+        """The arrays, labeled."""
+        labeled = {
             name: (variable.dims, self.arrays[name], dict(variable.attrs))
             for name, variable in self.variables.items()
         }
-        return xr.Dataset(labelled, coords=grid.coords)
+        return xr.Dataset(labeled, coords=grid.coords)
 
 
 def in_memory(grid: Grid, variables: Mapping[str, Variable]) -> Sink:

@@ -34,15 +34,15 @@ def verdicts(status: xr.DataArray) -> str:
 
 
 def gaps(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Sharpness and generalisation gap at the ends of usable runs with a positive gap."""
+    """Sharpness and generalization gap at the ends of usable runs with a positive gap."""
     ends = usable(runs).isel(record=-1)
-    x, y = ends.sharpness.to_numpy().ravel(), ends.generalisation_gap.to_numpy().ravel()
+    x, y = ends.sharpness.to_numpy().ravel(), ends.generalization_gap.to_numpy().ravel()
     ok = (x > 0) & (y > 0)
     return x[ok], y[ok]
 
 
 def gap_regression(runs: xr.Dataset) -> Any:
-    """The least-squares line of log generalisation gap on log sharpness, of `gaps`.
+    """The least-squares line of log generalization gap on log sharpness, of `gaps`.
 
     The p-value is that of a slope this large if there were none.
     """

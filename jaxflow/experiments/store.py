@@ -20,7 +20,7 @@ Result = xr.Dataset | xr.DataTree
 
 
 def save(result: Result, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Store a labelled result as zarr, in one piece or not at all.
+    """Store a labeled result as zarr, in one piece or not at all.
 
     Encodings, such as those of a file that it came from, are left out: all numbers are
     stored as they are, with a checksum, and compared with the result when they are there.

@@ -62,7 +62,7 @@ def sweep(
             a `Trajectory`, or a mapping from names to arrays.
         key: Split into the seeds.
         seeds: The number of seeds.
-        axes: Numbers for each argument of `run` that is vectorised, by name.
+        axes: Numbers for each argument of `run` that is vectorized, by name.
         loop: Values of each argument that changes shapes or code, such as depth or solver.
             They reach `run` as they are, and compile once for each: a sequence of numbers
             or text; or a mapping from such labels to any objects.
@@ -79,7 +79,7 @@ def sweep(
         The observables by name, and `time`, `steps`, `status` and `remaining`, over the
         dimensions `seed`, the loop axes, the axes, and `record` where they depend on time.
         Further dimensions are numbered after their variable; an observable that is a tree,
-        such as `snapshot`, becomes a variable for each leaf (`network.weights.0`). Where
+        such as `weights`, becomes a variable for each leaf (`network.weights.0`). Where
         loop points differ in shape, the shorter are filled up at their ends: with infinite
         `time` and otherwise `nan`; integers as the attribute `fill` says. With a `path` it
         is read from disk when it is used.
@@ -131,7 +131,7 @@ def named(name: str, *arguments, **options) -> xr.Dataset:
 
 def usable(runs: xr.Dataset) -> xr.Dataset:
     """The runs at a minimum, around one, or on their way; the others are `nan`."""
-    ends = (Status.CONVERGED, Status.OSCILLATING, Status.MOVING)
+    ends = (Status.CONVERGED, Status.OSCILLATING, Status.UNCONVERGED)
     return runs.where(runs.status.isin(ends))
 
 
@@ -216,7 +216,7 @@ def _check_axes(axes) -> dict[str, np.ndarray]:
 
 
 def _check_loop(loop) -> dict[str, dict[Any, Any]]:
-    labelled = {}
+    labeled = {}
     for name, values in loop.items():
         if isinstance(values, str) or not isinstance(values, Mapping | Iterable):
             raise ValueError(
@@ -237,8 +237,8 @@ def _check_loop(loop) -> dict[str, dict[Any, Any]]:
                 f"but holds {labels}."
             )
         objects = values.values() if mapped else labels
-        labelled[name] = dict(zip(labels, objects, strict=True))
-    return labelled
+        labeled[name] = dict(zip(labels, objects, strict=True))
+    return labeled
 
 
 def _check_names(run, axes, loop):

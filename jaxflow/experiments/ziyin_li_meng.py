@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxflow as jf
 
-from .parts import Plan, choose, labelled, pairs, table, titles, together
+from .parts import Plan, choose, labeled, pairs, table, titles, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,11 +166,15 @@ def _phases(plan: _Plan) -> "xr.Dataset":
             # A push that decides what a saddle leaves open.
             start = jax.tree.map(jnp.add, network, noise(key))
             loss = problem + jf.WeightDecay(strength)  # pyright: ignore
-            options = {"step_size": 0.03, "every": steps, "observe": {"loss": jf.value}}
+            options = {
+                "step_size": 0.03,
+                "every": steps,
+                "observe": {"loss": jf.loss_value},
+            }
             run = jf.gradient_descent(loss, start, steps, **options)
             return run.network, jnp.linalg.norm(run.network.product)
 
-        first = theory.minimiser(problem, widths, decay=strengths[0])
+        first = theory.minimizer(problem, widths, decay=strengths[0])
         keys = jr.split(key, strengths.size)
         rising = jnp.asarray(strengths)
         _, up = jax.lax.scan(step, first, (rising, keys))
@@ -208,7 +212,7 @@ def _phases(plan: _Plan) -> "xr.Dataset":
     }
     axes |= {name: {f"{name}_0": "noise"} for name in ("critical", "spinodal")}
     places = {"decay": strengths, "exact_decay": fine, "noise": [0.0, *noises]}
-    return labelled(runs, axes).assign_coords(places)
+    return labeled(runs, axes).assign_coords(places)
 
 
 def _landscape(plan: _Plan) -> "xr.Dataset":
@@ -316,7 +320,7 @@ def _slices(plan: _Plan) -> "xr.Dataset":
         axes[name] = {f"{name}_0": "activation", f"{name}_1": "weights"}
     axes |= {"origin": {}}
     names = {"activation": list(activations), "weights": ["linear", "slope-corrected"]}
-    return labelled(runs, axes).assign_coords(names | {"b": sizes})
+    return labeled(runs, axes).assign_coords(names | {"b": sizes})
 
 
 def _training(plan: _Plan) -> "xr.Dataset":
@@ -348,7 +352,7 @@ def _training(plan: _Plan) -> "xr.Dataset":
     def sweep(method):
         def descend(key, decay_share):
             decay = jf.WeightDecay(decay_share * critical)  # pyright: ignore
-            averaged = jf.NoisyNeurons(problem, variance) + decay  # pyright: ignore
+            averaged = jf.ExpectedNoisyLoss(problem, variance) + decay  # pyright: ignore
             observe = {
                 "loss": lambda loss, network: averaged(network),
                 "size": lambda loss, network: jnp.linalg.norm(network.product),
@@ -369,7 +373,7 @@ def _training(plan: _Plan) -> "xr.Dataset":
             fresh, order = jr.split(jr.fold_in(key, 1))
             error = jf.MeanSquaredError(x, y)
             kind = {"factors": jf.dropout_factors}
-            noisy = jf.SampledNeurons(error, variance, fresh, **kind)  # pyright: ignore
+            noisy = jf.SampledNoisyLoss(error, variance, fresh, **kind)  # pyright: ignore
             options |= {"step_size": optax.cosine_decay_schedule(step_size, steps)}
             options |= {"batch_size": min(64, len(x)), "key": order}
             return jf.gradient_descent(noisy + decay, start(key), steps, **options)
@@ -522,8 +526,8 @@ def _variance(plan: _Plan) -> "xr.Dataset":
     @ft.partial(jax.jit, static_argnums=0)
     def measured(widths, variance, key):
         """With its standard error, from outputs at one input of variance one."""
-        network = theory.minimiser(problem, widths, variance=variance, decay=decay)
-        noisy = jf.StochasticNeurons(network, variance)
+        network = theory.minimizer(problem, widths, variance=variance, decay=decay)
+        noisy = jf.NoisyNetwork(network, variance)
         outputs = jax.vmap(lambda key: noisy(jnp.ones(1), key)[0])(jr.split(key, draws))
         squares = (outputs - jnp.mean(outputs)) ** 2
         return jnp.mean(squares), jnp.std(squares) / draws**0.5

@@ -2,19 +2,19 @@
 
 from .alignment import (
     alignment as alignment,
-    chance_alignment as chance_alignment,
     determinant as determinant,
     gains as gains,
     imbalance as imbalance,
     path_coupling as path_coupling,
+    random_alignment as random_alignment,
     rank_one_gap as rank_one_gap,
     singular_values as singular_values,
     stable_rank as stable_rank,
 )
 from .curvature import (
     Spectrum as Spectrum,
-    gauss_newton_spectrum as gauss_newton_spectrum,
     hessian as hessian,
+    linear_gauss_newton_spectrum as linear_gauss_newton_spectrum,
     sharpness as sharpness,
     spectrum as spectrum,
 )
@@ -23,26 +23,26 @@ from .density import (
     spectral_density as spectral_density,
 )
 from .edge import (
-    at_centre as at_centre,
-    oscillation as oscillation,
-    predicted_oscillation as predicted_oscillation,
-    reversal as reversal,
-    sharpening as sharpening,
+    oscillation_variance as oscillation_variance,
+    predicted_oscillation_variance as predicted_oscillation_variance,
+    sharpening_rate as sharpening_rate,
+    step_cosine as step_cosine,
+    time_averaged as time_averaged,
 )
 from .flatness import (
     LocalEntropy as LocalEntropy,
     error_rate as error_rate,
     local_energy as local_energy,
     local_entropy as local_entropy,
-    solved as solved,
+    zero_training_error as zero_training_error,
 )
 from .kernel import (
-    kernel_alignment as kernel_alignment,
-    tangent_kernel as tangent_kernel,
+    kernel_target_alignment as kernel_target_alignment,
+    neural_tangent_kernel as neural_tangent_kernel,
 )
 from .progress import (
     distance as distance,
-    excess as excess,
+    excess_loss as excess_loss,
     gradient_norm as gradient_norm,
 )
 from .stability import (

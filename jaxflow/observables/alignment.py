@@ -1,7 +1,7 @@
 """Singular structure of layers, and how signals pass through them.
 
 Of nonlinear networks it is that of their weights; that of the layers' Jacobians at an
-input is the same of `network.linearised(x)`. Of layers that are no matrices, such as
+input is the same of `network.linearized(x)`. Of layers that are no matrices, such as
 convolutions, only the latter is known. Of a module of the user's own, the layers are its
 matrices in the order of its leaves, each of which must fit the one before; what lies
 between them nobody knows, so for Jacobians see "Bring your own network" in the docs.
@@ -31,13 +31,13 @@ def alignment(
     rank: int = 1,
     tolerance: ScalarLike | None = None,
 ) -> Float[Array, " pairs"]:
-    r"""How well the top singular vectors of neighbouring layers agree, from 0 to 1.
+    r"""How well the top singular vectors of neighboring layers agree, from 0 to 1.
 
     For `rank` 1 it is $|\langle u_k, v_{k+1} \rangle|$, with $u_k$ the top left singular
     vector of layer $k$ and $v_{k+1}$ the top right one of the next. For more,
     $\|U_k^\top V_{k+1}\|_F / \sqrt r$ of the top $r$: where singular values are repeated,
     single vectors are arbitrary and only the spaces that they span mean something. For
-    what random spaces have, see `chance_alignment`.
+    what random spaces have, see `random_alignment`.
 
     It can be zero at the flattest minima of linear networks, whose layers agree along one
     path, not always the top one; for that, see `path_coupling`.
@@ -61,7 +61,7 @@ def alignment(
     return jnp.array(overlaps, factors[0][0].dtype)
 
 
-def chance_alignment(
+def random_alignment(
     loss: Loss,
     network: PyTree,
     *,
@@ -74,7 +74,7 @@ def chance_alignment(
     Arguments and errors are those of `alignment`.
     """
     del loss
-    factors = _top("chance_alignment", network, rank, tolerance)
+    factors = _top("random_alignment", network, rank, tolerance)
     larger = [
         jnp.sqrt(jnp.maximum(first, then) / left.shape[0])
         for (left, first, _), (_, then, _) in it.pairwise(factors)
@@ -237,7 +237,7 @@ def _matrices(name, network):
             f"(outputs, inputs), but the arrays of this `{type(network).__name__}` have "
             f"shapes {[w.shape for w in leaves]}. Pass the chain that is meant, as a tuple "
             "of matrices; or ask for that of the Jacobians at an input `x`, of "
-            "`network.linearised(x)`, if the network has one."
+            "`network.linearized(x)`, if the network has one."
         )
     return layers
 
@@ -255,7 +255,7 @@ def _states(name, network, signal):
             raise ValueError(
                 f"`{name}` of a `{type(network).__name__}` needs a `signal`: none is known "
                 "that it amplifies most. For small signals around an input `x`, ask for "
-                "that of `network.linearised(x)`."
+                "that of `network.linearized(x)`."
             )
         signal = decompositions.svd(network.product, full_matrices=False)[2][0]
     dtype = jax.tree.leaves(network)[0].dtype

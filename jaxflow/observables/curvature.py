@@ -118,7 +118,7 @@ def sharpness(
 ) -> Scalar:
     r"""The largest eigenvalue of the Hessian, with its sign.
 
-    Descent with step size $\eta$ is unstable above $2 / \eta$; for other optimisers see
+    Descent with step size $\eta$ is unstable above $2 / \eta$; for other optimizers see
     `stability_threshold`. Not the eigenvalue of largest modulus, which power iteration
     finds: near saddles that one is often negative. For the error bound, the number of
     products and the arguments, see `spectrum`.
@@ -168,7 +168,7 @@ def spectrum(
 ) -> Spectrum:
     r"""The largest and smallest eigenvalues of the Hessian, repeated ones included.
 
-    By thick-restarted Lanczos with full orthogonalisation (Wu & Simon, 2000), which
+    By thick-restarted Lanczos with full orthogonalization (Wu & Simon, 2000), which
     continues with a random direction where a Krylov space is exhausted: at minima of
     linear networks there are few distinct eigenvalues, and at the origin only one.
 
@@ -250,7 +250,7 @@ def check_preconditioner(
             f"network, but has shapes {given} for weights {shapes(network)}."
         )
     must = _checks.Must(
-        "be positive and finite (that of an optimiser is, after a step)",
+        "be positive and finite (that of an optimizer is, after a step)",
         lambda x: (x > 0) & np.isfinite(x),
     )
     for leaf in jax.tree.leaves(preconditioner):
@@ -275,9 +275,9 @@ def _spectrum(
     ends = []
     for sign, count in ((1, largest), (-1, smallest)):
         if count:
-            towards = lambda v, sign=sign: sign * apply(v)
+            toward = lambda v, sign=sign: sign * apply(v)
             near = None if known is None else known[::sign][:count]
-            found = _largest(towards, random, count, rtol, most, near)
+            found = _largest(toward, random, count, rtol, most, near)
             turned = [row[::sign] for row in found[:4]]
             ends.append((sign * turned[0], *turned[1:], *found[4:]))
     *pairs, used, met = zip(*ends, strict=True)
@@ -347,8 +347,8 @@ def _(primals, tangents):
     del primals, tangents
     raise NotImplementedError(
         "Eigenvalues, those of `sharpness` and `spectrum`, have no second derivative here, "
-        "because eigenvectors count as constants; so `sharpening` and "
-        "`predicted_oscillation` have no slope. Where it is not needed, give them "
+        "because eigenvectors count as constants; so `sharpening_rate` and "
+        "`predicted_oscillation_variance` have no slope. Where it is not needed, give them "
         "`jax.lax.stop_gradient` of the loss and the network. For small networks use "
         "`jax.numpy.linalg.eigvalsh(hessian(loss, network).as_matrix())`; where a flow "
         "asks for it, a solver that does not, such as `diffrax.Tsit5()`."
@@ -375,7 +375,7 @@ def _rounding(loss, network, preconditioner, vectors, part):
 
 
 @full_precision
-def gauss_newton_spectrum(
+def linear_gauss_newton_spectrum(
     loss: Regression, network: DeepLinear
 ) -> Float[Array, " eigenvalues"]:
     r"""All eigenvalues that the Hessian can have at a minimum, exactly, largest first.
@@ -393,8 +393,8 @@ def gauss_newton_spectrum(
         TypeError: If the loss is no `Regression`, or the network no `DeepLinear`.
         ValueError: If the network does not fit the loss.
     """
-    needs_regression("gauss_newton_spectrum(loss=...)", loss)
-    needs_linear("gauss_newton_spectrum", network, loss)
+    needs_regression("linear_gauss_newton_spectrum(loss=...)", loss)
+    needs_linear("linear_gauss_newton_spectrum", network, loss)
     variances, axes = decompositions.eigh(loss.covariance)
     root = axes * jnp.sqrt(jnp.maximum(variances, 0))[None]
     inner = [a @ root for a in network.from_input[:-1]]

@@ -51,7 +51,7 @@ class SpectralDensity(eqx.Module):
         Args:
             grid: Where.
             width: The Gaussian's standard deviation, in units of eigenvalues. Where it is
-                below the distance of neighbouring `values`, these show one by one.
+                below the distance of neighboring `values`, these show one by one.
         """
         dtype = self.values.dtype
         name = "SpectralDensity(...)({}=...)".format
@@ -76,7 +76,7 @@ def spectral_density(
 ) -> SpectralDensity:
     r"""The spectral density of the Hessian, its trace and its Frobenius norm.
 
-    By stochastic Lanczos quadrature with full orthogonalisation (Lin, Saad & Yang, 2016;
+    By stochastic Lanczos quadrature with full orthogonalization (Lin, Saad & Yang, 2016;
     Ghorbani, Krishnan & Xiao, 2019). Networks of few weights take the dense route, with
     all eigenvalues and no error.
 

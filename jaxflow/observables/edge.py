@@ -20,7 +20,7 @@ from .curvature import sharpness, spectrum
 
 
 @of_modules
-def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+def sharpening_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     r"""The rate $-\langle \nabla S, \nabla \mathcal{L} \rangle$ at which the flow sharpens.
 
     In sharpness $S$ per unit of training time. Where it is positive, descent is on its way
@@ -32,14 +32,14 @@ def sharpening(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
 
 
 @of_modules
-def oscillation(
+def oscillation_variance(
     loss: AbstractLoss,
     network: PyTree[Array],
     *,
     step_size: ScalarLike,
     directions: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""The squared distance of the next iterate from the centre of the oscillation.
+    r"""The squared distance of the next iterate from the center of the oscillation.
 
     $\|\theta_1 - \bar\theta\|^2$ with $\bar\theta = (\theta_0 + 2 \theta_1 + \theta_2)/4$,
     from which two-step cycles and constant drifts have vanished. A central flow predicts it
@@ -47,13 +47,15 @@ def oscillation(
 
     Args:
         step_size: The step size of the descent.
-        directions: The squares along as many top eigenvectors of the Hessian at the centre
+        directions: The squares along as many top eigenvectors of the Hessian at the center
             instead, largest eigenvalue first; constants, to derivatives.
     """
-    step_size = _step("oscillation", step_size, network)
+    step_size = _step("oscillation_variance", step_size, network)
     if directions is not None:
         most = sum(w.size for w in jax.tree.leaves(network))
-        directions = _checks.whole("oscillation(directions=...)", directions, 1, most)
+        directions = _checks.whole(
+            "oscillation_variance(directions=...)", directions, 1, most
+        )
     (_, second, _), middle = _three(loss, network, step_size)
     move = jax.tree.map(jnp.subtract, second, middle)
     if directions is None:
@@ -63,12 +65,12 @@ def oscillation(
 
 
 @of_modules
-def predicted_oscillation(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+def predicted_oscillation_variance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     r"""The mean square of an oscillation that would keep the sharpness from rising.
 
     $\sigma^2 = 2 \max(0, -\langle \nabla S, \nabla \mathcal{L} \rangle) / \|\nabla
     S\|^2$, of an oscillation along the top eigenvector alone (Damian, Nichani & Lee, 2023,
-    in the form of the central flow). It is for the centre: `at_centre` takes it there.
+    in the form of the central flow). It is for the center: `time_averaged` takes it there.
     Without derivatives, see `sharpness`.
     """
     rate, size = _climb(loss, network)
@@ -84,14 +86,14 @@ def _climb(loss, network):
 
 
 @of_modules
-def reversal(
+def step_cosine(
     loss: AbstractLoss, network: PyTree[Array], *, step_size: ScalarLike
 ) -> Scalar:
     r"""The cosine between the next two steps of descent: 1 if straight on, -1 if back.
 
     A cycle of two steps has -1. Zero where there is no step.
     """
-    step_size = _step("reversal", step_size, network)
+    step_size = _step("step_cosine", step_size, network)
     (first, second, third), _ = _three(loss, network, step_size)
     there = jax.tree.map(jnp.subtract, second, first)
     back = jax.tree.map(jnp.subtract, third, second)
@@ -100,11 +102,11 @@ def reversal(
     return first @ then
 
 
-class at_centre(eqx.Module):
-    r"""An observable of the centre of the oscillation, see `oscillation`.
+class time_averaged(eqx.Module):
+    r"""An observable of the center of the oscillation, see `oscillation_variance`.
 
-    The sharpness of iterates jumps with every step; that of their centre,
-    `at_centre(jf.sharpness, step_size=0.1)`, is what stays near $2 / \eta$.
+    The sharpness of iterates jumps with every step; that of their center,
+    `time_averaged(jf.sharpness, step_size=0.1)`, is what stays near $2 / \eta$.
 
     Args:
         observable: The observable.
@@ -115,16 +117,16 @@ class at_centre(eqx.Module):
     step_size: ScalarLike
 
     def __init__(self, observable: Callable[..., PyTree[Array]], *, step_size: ScalarLike):
-        _checks.function("at_centre(observable)", observable, "a loss and a network")
-        _checks.real("at_centre(step_size=...)", step_size, _checks.POSITIVE)
+        _checks.function("time_averaged(observable)", observable, "a loss and a network")
+        _checks.real("time_averaged(step_size=...)", step_size, _checks.POSITIVE)
         self.observable, self.step_size = observable, step_size
 
     def __call__(self, loss: Loss, network: PyTree) -> PyTree[Array]:
-        return _at_centre(loss, network, self.observable, self.step_size)
+        return _time_averaged(loss, network, self.observable, self.step_size)
 
 
 @of_modules
-def _at_centre(loss, network, observable, step_size):
+def _time_averaged(loss, network, observable, step_size):
     return observable(*whole(loss, _three(loss, network, step_size)[1]))
 
 
@@ -135,7 +137,7 @@ def _step(name, step_size, network):
 
 
 def _three(loss, network, step_size):
-    """Three iterates, and their centre."""
+    """Three iterates, and their center."""
 
     def step(network):
         move = lambda w, g: w - jnp.asarray(step_size, w.dtype) * g

@@ -33,7 +33,7 @@ def error_rate(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
 
 
 @of_modules
-def solved(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
+def zero_training_error(loss: AbstractLoss, network: PyTree[Array]) -> Bool[Array, ""]:
     """Whether no pattern is wrong: for the `until` of a run, and to judge its end.
 
     The status of a descent does not say so: it is `CONVERGED` where no pattern is wrong,
@@ -224,7 +224,7 @@ def _anneal(loss, network, distance, key, walkers, stages, sweeps):
 
 
 def _sweep(errors, network, beta, carry, key):
-    """A Metropolis step of every walker, and of the angle towards a third accepted."""
+    """A Metropolis step of every walker, and of the angle toward a third accepted."""
     place, energy, angle = carry
 
     def propose(u, old, key):

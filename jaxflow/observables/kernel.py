@@ -19,7 +19,7 @@ from ..modules import of_modules, whole
 
 
 @of_modules
-def tangent_kernel(
+def neural_tangent_kernel(
     loss: AbstractLoss, network: PyTree[Array]
 ) -> Float[Array, "outputs outputs"]:
     r"""The Gram matrix $J J^\top$ of the loss's outputs, in all weights.
@@ -45,15 +45,15 @@ def _kernel(loss, network) -> Array:
 
 
 @of_modules
-def kernel_alignment(
+def kernel_target_alignment(
     loss: AbstractLoss, network: PyTree[Array], *, targets: ArrayLike | None = None
 ) -> Scalar:
     r"""How well the tangent kernel is made for the targets, from 0 to 1.
 
     $\langle K, y y^\top \rangle_F / (\|K\|_F \|y\|^2)$, the cosine between the kernel and
     the ideal one (Cristianini et al., 2001): 1 if it has rank one, along the targets. With
-    several outputs $y$ holds those of all samples. Nothing is centred (Cortes, Mohri &
-    Rostamizadeh, 2012, centre the kernel). Zero if there is no kernel, or no target.
+    several outputs $y$ holds those of all samples. Nothing is centered (Cortes, Mohri &
+    Rostamizadeh, 2012, center the kernel). Zero if there is no kernel, or no target.
 
     Args:
         targets: The $y$, of the shape of the loss's outputs. By default those of the loss;
@@ -61,21 +61,21 @@ def kernel_alignment(
             mean over classes, which is where a network that returns zeros is pushed.
 
     Raises:
-        ValueError: As for `tangent_kernel`; or if the loss has no targets and none are
-            given, or they have another shape.
+        ValueError: As for `neural_tangent_kernel`; or if the loss has no targets and none
+            are given, or they have another shape.
     """
     shape = _shape(loss, network)
     y = (
         _targets(whole(loss, network)[0], shape)
         if targets is None
-        else _checks.numbers("kernel_alignment(targets=...)", targets)
+        else _checks.numbers("kernel_target_alignment(targets=...)", targets)
     )
     if y.shape != shape:
         raise ValueError(
-            "`kernel_alignment(targets=...)` must have the shape of the outputs, "
+            "`kernel_target_alignment(targets=...)` must have the shape of the outputs, "
             f"{shape}, but has {y.shape}."
         )
-    kernel = tangent_kernel(loss, network)
+    kernel = neural_tangent_kernel(loss, network)
     y = y.ravel().astype(kernel.dtype)
     kernel, y = kernel / peak_of(kernel), y / peak_of(y)
     size = jnp.linalg.norm(kernel) * jnp.sum(y**2)
@@ -113,7 +113,7 @@ def _targets(loss, shape):
     y = getattr(loss, "y", None)
     if y is None:
         raise ValueError(
-            f"`kernel_alignment` needs targets, which a `{type(loss).__name__}` does not "
-            "hold. Pass `targets`, or use a loss that holds samples."
+            f"`kernel_target_alignment` needs targets, which a `{type(loss).__name__}` "
+            "does not hold. Pass `targets`, or use a loss that holds samples."
         )
     return y

@@ -11,7 +11,7 @@ from ..modules import of_modules
 
 
 @of_modules
-def excess(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+def excess_loss(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     """The loss above its floor, to full relative precision."""
     return loss.excess(network)
 

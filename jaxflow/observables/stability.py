@@ -1,4 +1,4 @@
-"""Where optimisers become unstable: closed forms, and the metric they measure in."""
+"""Where optimizers become unstable: closed forms, and the metric they measure in."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ def stability_threshold(
     nesterov: bool = False,
     average: bool = False,
 ) -> Float[Array, ""]:
-    r"""The sharpness above which an optimiser diverges on a quadratic.
+    r"""The sharpness above which an optimizer diverges on a quadratic.
 
     $2 (1 + \beta) / \eta$ with momentum $\beta$, divided by $1 + 2 \beta$ if it is
     Nesterov's (Cohen et al., 2021), and by $1 - \beta$ if the gradients are averaged as in
-    Adam (Cohen et al., 2022). For an optimiser with a preconditioner, which is frozen here,
+    Adam (Cohen et al., 2022). For an optimizer with a preconditioner, which is frozen here,
     compare with `sharpness(..., preconditioner=preconditioner(state))`.
 
     In the terms of Optax:
@@ -57,7 +57,7 @@ def preconditioner(
     eps_root: float = 0.0,
     eps_in_sqrt: bool = True,
 ) -> PyTree[Array]:
-    r"""What an Optax optimiser with this state divides gradients by, as a network.
+    r"""What an Optax optimizer with this state divides gradients by, as a network.
 
     For the `preconditioner` of `spectrum` and `sharpness`. Adam:
     $(1 - \beta_1^t) (\sqrt{\nu / (1 - \beta_2^t) + \epsilon_0} + \epsilon)$ (Cohen et al.,
@@ -67,10 +67,10 @@ def preconditioner(
     Adam's state without saying so, and divide by something else.
 
     Args:
-        state: The optimiser's state; the one known part is looked for inside it.
+        state: The optimizer's state; the one known part is looked for inside it.
         b1: As given to `optax.adam`; the state does not hold it. For Adam only.
         b2: The same; with `optax.rmsprop(bias_correction=True)` its `decay`.
-        eps: As given to the optimiser; its default in Optax if none.
+        eps: As given to the optimizer; its default in Optax if none.
         eps_root: As given to `optax.adam`.
         eps_in_sqrt: As given to `optax.rmsprop`.
 
@@ -87,7 +87,7 @@ def preconditioner(
         raise ValueError(
             "`preconditioner(state)` must hold one state of optax's scale_by_adam, "
             f"scale_by_rms or scale_by_rss, but holds {len(known)} among {names}. Without "
-            "a preconditioner pass none; for another optimiser, pass what it divides by."
+            "a preconditioner pass none; for another optimizer, pass what it divides by."
         )
     (found,) = known
     size, default = _KNOWN[_name(found)]

@@ -10,7 +10,7 @@ weights over $N$. Fields have variance one, and the cross-entropy of strength $\
 $f_\gamma(x) = \ln(1 + e^{-2 \gamma x}) / 2 \gamma$, of the output $x = s \lambda$ that is
 the field times the scale of the device.
 
-The paper claims that there are wide flat minima of the number of errors, that minimisers of
+The paper claims that there are wide flat minima of the number of errors, that minimizers of
 cross-entropy are found there, and that there are devices without them. Its formulas could
 not be compared: all that is here was derived for this library, by the replica method with
 symmetric replicas unless it is said otherwise, and is tested against known constants, an
@@ -135,8 +135,8 @@ def _typical_energy(kernel, q, margin, finer=1):
     """By `finer` times as many nodes, which are close where fields pass the margin."""
     shared = kernel(q)
     steepness = jnp.sqrt(shared / (1 - shared))
-    centre = margin / jnp.sqrt(jnp.maximum(shared, 1e-30))
-    nodes = saddles.around(centre, steepness, finer * 160 + 1)
+    center = margin / jnp.sqrt(jnp.maximum(shared, 1e-30))
+    nodes = saddles.around(center, steepness, finer * 160 + 1)
     bound = margin / jnp.sqrt(1 - shared)
     return saddles.mean(lambda t: log_ndtr(steepness * t - bound), nodes)
 
@@ -271,13 +271,13 @@ def committee_capacity(hidden: int) -> Scalar:
     return 1 / (hidden * density @ (few * jnp.asarray(nodes**2)))
 
 
-class Minimiser(NamedTuple):
+class Minimizer(NamedTuple):
     r"""Weights of least cross-entropy.
 
     Attributes:
         error: The fraction of patterns that they get wrong.
         energy: The mean cross-entropy $f_\gamma$ of a pattern.
-        overlap: $q$ of two minimisers for the same patterns; one for spherical weights.
+        overlap: $q$ of two minimizers for the same patterns; one for spherical weights.
         log_stiffness: $\ln \chi$ for spherical weights, where $\beta (1 - q) \to \chi$ as
             $\beta \to \infty$, and for binary ones $\ln \beta$ where they freeze.
         conjugate: $\hat q$ of binary weights; `nan` for spherical ones.
@@ -290,14 +290,14 @@ class Minimiser(NamedTuple):
     conjugate: Scalar
 
 
-def cross_entropy_minimiser(
+def cross_entropy_minimizer(
     kernel: AbstractKernel,
     load: ScalarLike,
     strength: ScalarLike,
     *,
     weights: str = "spherical",
-) -> Minimiser:
-    r"""The minimiser of cross-entropy of this `strength` $\gamma$, at fixed norm.
+) -> Minimizer:
+    r"""The minimizer of cross-entropy of this `strength` $\gamma$, at fixed norm.
 
     Spherical weights: fields $z$ of variance one become
     $\lambda^\star(z) = \arg\min (\lambda - z)^2 / 2 \chi + f_\gamma(s \lambda)$ with
@@ -319,12 +319,12 @@ def cross_entropy_minimiser(
             spherical: then symmetric replicas have no such limit.
     """
     given = {"load": load, "strength": strength}
-    load, strength = _check_minimiser("cross_entropy_minimiser", kernel, weights, **given)
-    return _minimiser(kernel, load, strength, weights)
+    load, strength = _check_minimizer("cross_entropy_minimizer", kernel, weights, **given)
+    return _minimizer(kernel, load, strength, weights)
 
 
 @program
-def _minimiser(kernel, load, strength, weights):
+def _minimizer(kernel, load, strength, weights):
     loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
     if weights == "binary":
         return _frozen(kernel, load, loss)
@@ -336,7 +336,7 @@ def _minimiser(kernel, load, strength, weights):
 
     coarse, fine = energy(1), energy(2)
     error = ndtr(-jnp.exp(log_chi) * loss.scale / 2)
-    found = Minimiser(error, fine, jnp.ones_like(error), log_chi, jnp.nan * error)
+    found = Minimizer(error, fine, jnp.ones_like(error), log_chi, jnp.nan * error)
     there = jnp.isfinite(log_chi) & saddles.resolved(coarse, fine)
     return saddles.only(there, found)
 
@@ -373,7 +373,7 @@ def _frozen(kernel, load, loss):
         _frozen_error(kernel(free.overlap), loss, jnp.exp(log_beta), finer)
         for finer in (1, 2)
     )
-    found = Minimiser(error, mean, free.overlap, log_beta, free.conjugate)
+    found = Minimizer(error, mean, free.overlap, log_beta, free.conjugate)
     stationary = (jnp.abs(left) < 1e-6) & (jnp.abs(rising(a, log_beta, 2)) < 1e-6)
     return saddles.only(stationary & saddles.resolved(coarse, error), found)
 
@@ -397,7 +397,7 @@ def _frozen_error(shared, loss, beta, finer):
 def local_energy(
     kernel: AbstractKernel, load: ScalarLike, strength: ScalarLike, radius: ArrayLike
 ) -> Array:
-    r"""The error of the spherical minimiser of cross-entropy after noise on its weights.
+    r"""The error of the spherical minimizer of cross-entropy after noise on its weights.
 
     Noise of standard deviation $\epsilon$, the `radius`, on weights of mean square one: for
     a perceptron $\int Dz\, H(\lambda^\star(z) / \epsilon)$, and for units, which have
@@ -406,10 +406,10 @@ def local_energy(
        \kappa'(1)}{\sqrt{1 - \kappa(S)^2}}\right). $$
 
     Raises:
-        ValueError: If there is no minimiser, or a radius is not positive.
+        ValueError: If there is no minimizer, or a radius is not positive.
     """
     given = {"load": load, "strength": strength, "radius": radius}
-    load, strength, radius = _check_minimiser("local_energy", kernel, "spherical", **given)
+    load, strength, radius = _check_minimizer("local_energy", kernel, "spherical", **given)
     return _local_energy(kernel, load, strength, radius.ravel()).reshape(radius.shape)
 
 
@@ -442,17 +442,17 @@ class LocalEntropy(NamedTuple):
 
     Attributes:
         entropy: The logarithm of their volume, or number, over $N$.
-        normalised: The same above what it is without patterns, which is
+        normalized: The same above what it is without patterns, which is
             $\frac12 \ln(1 - S^2)$ or $-d \ln d - (1-d) \ln(1-d)$.
         overlap: $p$ of two of them.
         cross: $t$ of one of them and another reference, for the same patterns; for
-            spherical minimisers the limit of $(S - t) / (1 - q)$.
+            spherical minimizers the limit of $(S - t) / (1 - q)$.
         residual: By how much these are not stationary, infinite where none were found.
         converged: Whether they are. Else all but the residual are `nan`.
     """
 
     entropy: Array
-    normalised: Array
+    normalized: Array
     overlap: Array
     cross: Array
     residual: Float[Array, "..."]
@@ -476,7 +476,7 @@ def franz_parisi(
     with $v = \kappa(p) - \kappa(t)^2 / \kappa(q) - (\kappa(S) - \kappa(t))^2 /
     (1 - \kappa(q))$, over fields $\lambda$ of the reference, which are normal about
     $\sqrt{\kappa(q)} z$ but positive for typical solutions, and weighted by
-    $e^{-\beta f_\gamma}$ for minimisers; for spherical ones $q \to 1$.
+    $e^{-\beta f_\gamma}$ for minimizers; for spherical ones $q \to 1$.
 
     The volume is $\frac12 [\ln(1-p) + (p - s) / (1-p)]$ with
     $s = [S^2 - t^2 - q (S-t)^2 / (1-q)] / (1-q)$ for spherical weights, and for binary ones
@@ -484,26 +484,26 @@ def franz_parisi(
     $\ln 2 \cosh(\hat t \hat q^{-1/2} z_0 + (\hat p - \hat t^2 / \hat q)^{1/2} z_1 +
     (\hat S - \hat t) W)$ over $W = \pm 1$ of probability $\propto e^{W \sqrt{\hat q} z_0}$.
 
-    There may be none: minimisers that make errors have no solutions close by, and typical
+    There may be none: minimizers that make errors have no solutions close by, and typical
     binary solutions may be isolated, where the entropy is negative.
 
     Args:
         kernel: The device.
         load: Patterns $\alpha$ for each weight.
         distance: $d = (1 - S) / 2$, any number of them.
-        strength: The reference is the minimiser of cross-entropy of this strength; a
+        strength: The reference is the minimizer of cross-entropy of this strength; a
             typical solution if `None`.
         weights: Real on a sphere, or binary.
 
     Raises:
         ValueError: If load or strength are not positive, a distance is not between 0 and
-            1/2, or there is no such minimiser, see `cross_entropy_minimiser`.
+            1/2, or there is no such minimizer, see `cross_entropy_minimizer`.
     """
     name, given = "franz_parisi", {"load": load, "distance": distance}
     _check_kernel(name, kernel)
     load, distance = _check(name, weights=weights, **given)
     if strength is not None:
-        [strength] = _check_minimiser(name, kernel, weights, strength=strength)
+        [strength] = _check_minimizer(name, kernel, weights, strength=strength)
     found = _franz_parisi(kernel, load, distance.ravel(), strength, weights)
     return jax.tree.map(lambda x: x.reshape(distance.shape), found)
 
@@ -511,7 +511,7 @@ def franz_parisi(
 @program
 def _franz_parisi(kernel, load, distances, strength, weights):
     if weights == "spherical" and strength is not None:
-        log_stiffness = _minimiser(kernel, load, strength, weights).log_stiffness
+        log_stiffness = _minimizer(kernel, load, strength, weights).log_stiffness
         coarse, fine = (
             references.Ground(kernel, load, strength, log_stiffness, finer)
             for finer in (1, 2)
@@ -522,7 +522,7 @@ def _franz_parisi(kernel, load, distances, strength, weights):
         q, conjugate = typical.overlap, typical.conjugate
         fields = lambda finer: references.typical_fields(kernel, q, finer)
     else:
-        frozen = _minimiser(kernel, load, strength, weights)
+        frozen = _minimizer(kernel, load, strength, weights)
         q, conjugate = frozen.overlap, frozen.conjugate
         loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
         fields = lambda finer: references.frozen_fields(
@@ -552,7 +552,7 @@ class Replicas(NamedTuple):
     Attributes:
         entropy: The logarithm of their number, or volume, over $N$ and the number $y$ of
             replicas.
-        normalised: The same above what it is without patterns.
+        normalized: The same above what it is without patterns.
         overlap: $q_0$ of two that belong to different groups.
         residual: By how much it is not stationary, or changes with the number of nodes of
             the integrals, whichever is more.
@@ -560,7 +560,7 @@ class Replicas(NamedTuple):
     """
 
     entropy: Array
-    normalised: Array
+    normalized: Array
     overlap: Array
     residual: Float[Array, "..."]
     converged: Bool[Array, "..."]
@@ -707,14 +707,14 @@ def _replica_result(entropy, free, q0, residual, error):
 
 
 def widest_entropy(kernel: AbstractKernel, load: ScalarLike, distance: ArrayLike) -> Array:
-    r"""The most solutions that there can be around any weights, normalised.
+    r"""The most solutions that there can be around any weights, normalized.
 
-    The limit $y \to \infty$ of `replica_entropy`, by the distance from their centre, of
+    The limit $y \to \infty$ of `replica_entropy`, by the distance from their center, of
     spherical weights: with $q_1 = S^2$ a stationary point in $\delta$ of
     $$ \frac{q_1}{2 (1 - q_1 + \delta)} + \alpha \int Dt\, \max_h \left[\ln H\!\left(
        \frac{-h}{\sqrt{1 - \kappa(q_1)}}\right) - \frac{(h - \sqrt{\kappa(q_1)}\, t)^2}
        {2 \kappa'(q_1)\, \delta}\right]. $$
-    The best centre of a perceptron is the minimiser of the loss
+    The best center of a perceptron is the minimizer of the loss
     $-\ln H(-S \lambda / \sqrt{1 - S^2})$, which is almost cross-entropy of strength
     $S / \sqrt{1 - S^2}$. It is `nan` above `capacity`, and where $q_1$ is less than that of
     typical solutions, as `replica_entropy` is. Binary weights are bounded by what
@@ -755,7 +755,7 @@ def _widest(kernel, load, overlaps):
 
 
 def parity_entropy(hidden: int, load: ScalarLike, distance: ArrayLike) -> Array:
-    r"""The entropy around a typical solution of a tree parity machine, normalised.
+    r"""The entropy around a typical solution of a tree parity machine, normalized.
 
     Its output is the product of `hidden` $= K \ge 2$ signs. Solutions have no overlap, so
     it is $\alpha \ln \frac12 [1 + (1 - 2 \arccos(S) / \pi)^K]$, the logarithm of the
@@ -803,7 +803,7 @@ def _check(name, *, weights="spherical", **given) -> list[Array]:
     ]
 
 
-def _check_minimiser(name, kernel, weights, **given) -> list[Array]:
+def _check_minimizer(name, kernel, weights, **given) -> list[Array]:
     _check_kernel(name, kernel)
     found = _check(name, weights=weights, **given)
     if weights == "binary" or isinstance(kernel.slope, Tracer):
@@ -811,7 +811,7 @@ def _check_minimiser(name, kernel, weights, **given) -> list[Array]:
     if not np.isfinite(kernel.slope):
         raise ValueError(
             f"`{name}` with spherical weights needs a kernel of finite `slope`, but that "
-            f"of {kernel} is infinite: with symmetric replicas there is no minimiser of "
+            f"of {kernel} is infinite: with symmetric replicas there is no minimizer of "
             "cross-entropy. Use smooth units, such as `SmoothUnits(jnp.tanh)`."
         )
     return found

@@ -84,10 +84,10 @@ def tilted(loss, mean, variance, strength, count=NODES):
     narrower has both.
     """
     fixed = jax.lax.stop_gradient
-    centre, spread = fixed(mean), fixed(jnp.sqrt(variance))
+    center, spread = fixed(mean), fixed(jnp.sqrt(variance))
     log_strength = fixed(jnp.log(strength))
     log_stiffness = log_strength + 2 * jnp.log(spread)
-    top = centre + pull(loss, centre, log_stiffness)
+    top = center + pull(loss, center, log_stiffness)
     steep, change = jax.value_and_grad(loss.log_slope)(top)
     narrow = spread / jnp.sqrt(1 - jnp.exp(log_stiffness + steep) * change)
     low, high = top - 8.5 * spread, top + 8.5 * spread

@@ -264,7 +264,7 @@ def two_layer_regression(
     )
 
 
-def symmetric_factorisation(
+def symmetric_factorization(
     target: Float[Array, "n n"],
     factor: Float[Array, "n rank"],
     times: Float[Array, " times"],
@@ -283,7 +283,7 @@ def symmetric_factorisation(
     Raises:
         ValueError: If the target is not symmetric, or shapes do not fit.
     """
-    name = "symmetric_factorisation"
+    name = "symmetric_factorization"
     [times] = _vectors(name, times=times)
     target, factor = (
         _checks.real(f"{name}({what}=...)", a, _checks.REAL, dtype=times.dtype, ndim=2)
@@ -476,7 +476,7 @@ def diagonal_limit(
     r"""Where the flow of a diagonal network ends, for one output.
 
     Of all $w$ that fit, the one of the form `diagonal_map` with $G$ in the span of the
-    inputs, which minimises a strictly convex function. For $w = u \odot v$ with
+    inputs, which minimizes a strictly convex function. For $w = u \odot v$ with
     $|u + v| = |u - v| = 2 \alpha$ it is $\sum_i q(w_i / \alpha^2)$ with
     $q(z) = 2 - \sqrt{4 + z^2} + z\,\mathrm{arcsinh}(z/2)$, so the least $\|w\|_2$ for
     $\alpha \to \infty$ and the least $\|w\|_1$ for $\alpha \to 0$; so it is of
@@ -538,7 +538,7 @@ def _newton(fit, span, rest, first, second, power):
         step, longest = _newton_step(dual, fit, span, rest, first, second, power)
         # What third derivatives are, times the step, over second ones. Steps damped so
         # always descend, whatever the start; the last ones are hardly damped. Where the
-        # ratio grows towards an end, they come up to half of the way there.
+        # ratio grows toward an end, they come up to half of the way there.
         damping = jnp.log1p(longest) / jnp.where(longest > 0, longest, 1)
         damping = damping if power is None else 1 / (1 + longest)
         return dual + damping * step, count + 1
@@ -549,7 +549,7 @@ def _newton(fit, span, rest, first, second, power):
 
 
 def _newton_step(dual, fit, span, rest, first, second, power):
-    """A step towards the dual vector, within the span, whose map fits, and its length.
+    """A step toward the dual vector, within the span, whose map fits, and its length.
 
     In units of what changes the stiffness by as much as itself, at most.
     """

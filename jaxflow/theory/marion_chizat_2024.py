@@ -1,5 +1,5 @@
 r"""Marion & Chizat (2024), "Deep linear networks for regression are implicitly regularized
-towards flat minima" (NeurIPS 2024, arXiv 2405.13456).
+toward flat minima" (NeurIPS 2024, arXiv 2405.13456).
 
 Setting: one output, depth $L \ge 1$, and the paper's loss, which is `Regression`:
 $\frac1n \|y - X w\|^2$ with no factor one half. The end-to-end vector is
@@ -50,7 +50,7 @@ def curvatures(problem: Regression) -> Curvatures:
 
 
 def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
-    r"""No minimiser is flatter than $2 c L a$ (Theorem 1).
+    r"""No minimizer is flatter than $2 c L a$ (Theorem 1).
 
     Attained iff $w_\star$ is an eigenvector of $\Sigma$ and $\Lambda \le L a$ (derived).
     """
@@ -59,7 +59,7 @@ def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
 
 
 def sharpness_upper_bound(problem: Regression, depth: int) -> Scalar:
-    r"""Some minimiser is flatter than $2 c \sqrt{(2L-1) \Lambda^2 + (L-1)^2 a^2}$.
+    r"""Some minimizer is flatter than $2 c \sqrt{(2L-1) \Lambda^2 + (L-1)^2 a^2}$.
 
     The upper bound of Theorem 1, in the form remembered rather than read. Never violated
     in tests; $2 c (\Lambda + (L-1) a)$ is tighter (derived).
@@ -81,7 +81,7 @@ def small_start_sharpness_bound(problem: Regression, depth: int) -> Scalar:
 
 
 def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
-    r"""The sharpness of the flattest minimisers, exactly (derived).
+    r"""The sharpness of the flattest minimizers, exactly (derived).
 
     $$ 2 c \min_{\rho > 0} \lambda_{\max}\!\left(\rho \Sigma + (L-1)\, \rho^{-1/(L-1)}\,
        \Sigma^{1/2} \hat w_\star \hat w_\star^\top \Sigma^{1/2}\right), $$
@@ -94,10 +94,10 @@ def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
     return _size(problem, depth) * exact.flattest_sharpness(_unit(problem), depth)
 
 
-def flattest_minimiser(
+def flattest_minimizer(
     problem: Regression, depth: int, *, width: int | None = None
 ) -> DeepLinear:
-    r"""A minimiser of sharpness `flattest_sharpness` (derived).
+    r"""A minimizer of sharpness `flattest_sharpness` (derived).
 
     Rank-one layers whose singular vectors match. Layers $2..L$ share a norm; the first
     has another, unless the lower bound is attained.
@@ -107,17 +107,17 @@ def flattest_minimiser(
         depth: The number of layers $L$.
         width: Neurons in each hidden layer; the number of inputs by default.
     """
-    _check("flattest_minimiser", problem, depth)
+    _check("flattest_minimizer", problem, depth)
     size, _, out = _polar(problem)
     ratio = exact.flattest_ratio(_unit(problem), depth)
     length = jnp.sqrt(ratio * _size(problem, depth))
     after = (length / out) ** (1 / (depth - 1)) if depth > 1 else 1.0
     first = size / jnp.where(length > 0, length, 1) if depth > 1 else size / out
-    return _rank_one("flattest_minimiser", problem, depth, width, first, after)
+    return _rank_one("flattest_minimizer", problem, depth, width, first, after)
 
 
 def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
-    r"""The sharpness of the balanced rank-one minimiser, the limit of small starts.
+    r"""The sharpness of the balanced rank-one minimizer, the limit of small starts.
 
     $$ 2 c\, \lambda_{\max}\!\left(\Sigma + (L-1)\, \Sigma^{1/2} \hat w_\star \hat
        w_\star^\top \Sigma^{1/2}\right) \le 2 c\, (\Lambda + (L-1) a) \quad
@@ -127,20 +127,20 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
     return _size(problem, depth) * exact.balanced_sharpness(_unit(problem), depth)
 
 
-def balanced_minimiser(
+def balanced_minimizer(
     problem: Regression, depth: int, *, width: int | None = None
 ) -> DeepLinear:
-    """A minimiser whose layers share one norm, have rank one, and match.
+    """A minimizer whose layers share one norm, have rank one, and match.
 
     Args:
         problem: The regression.
         depth: The number of layers.
         width: Neurons in each hidden layer; the number of inputs by default.
     """
-    _check("balanced_minimiser", problem, depth)
+    _check("balanced_minimizer", problem, depth)
     size, _, out = _polar(problem)
     gain = (size / out) ** (1 / depth)
-    return _rank_one("balanced_minimiser", problem, depth, width, gain, gain)
+    return _rank_one("balanced_minimizer", problem, depth, width, gain, gain)
 
 
 def critical_step_size(problem: Regression, depth: int) -> Scalar:

@@ -6,8 +6,8 @@ on a `Regression`, whose loss is $\frac1n \sum_i \|W_L \cdots W_1 x_i - y_i\|^2$
 factor one half. Its target is $T = W_\star$, with singular values
 $\sigma = s_1 \ge s_2 \ge \dots$ and top vectors $u$ and $v$; $R = \Sigma^{1/2}$.
 $A_k = W_{k-1} \cdots W_1$ and $B_k = W_L \cdots W_{k+1}$ are what surrounds layer $k$. Data
-are white if $\Sigma = I$; see `whiten`. At minima, `gauss_newton_spectrum` has all nonzero
-eigenvalues of the Hessian, from a small matrix.
+are white if $\Sigma = I$; see `whiten`. At minima, `linear_gauss_newton_spectrum` has all
+nonzero eigenvalues of the Hessian, from a small matrix.
 
 The paper claims that the flattest minima are nearly balanced and have layers that agree in
 one singular vector each, along a path dedicated to the signal of largest gain, and that
@@ -34,7 +34,7 @@ from ..networks import DeepLinear
 
 
 def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
-    r"""The sharpness of the flattest minimisers, exactly.
+    r"""The sharpness of the flattest minimizers, exactly.
 
     $$ 2 L \max_{\|q\| = 1} \|R q\|^{2/L} \|T R q\|^{2 - 2/L}
        = 2 \min_{\beta > 0} \lambda_{\max}\!\left(\beta^2 \Sigma
@@ -56,9 +56,9 @@ def flattest_sharpness(problem: Regression, depth: int) -> Scalar:
 
 
 def flattest_ratio(problem: Regression, depth: int) -> Scalar:
-    r"""The minimising $\beta^2 / \sigma^{2-2/L}$ of `flattest_sharpness`.
+    r"""The minimizing $\beta^2 / \sigma^{2-2/L}$ of `flattest_sharpness`.
 
-    $\beta$ is the norm of $W_L \cdots W_2$ at `flattest_minimiser`; for white data, and
+    $\beta$ is the norm of $W_L \cdots W_2$ at `flattest_minimizer`; for white data, and
     for one layer, the ratio is one. Not differentiable.
     """
     _check("flattest_ratio", problem, depth)
@@ -97,10 +97,10 @@ def dedicated_path(problem: Regression, depth: int) -> DedicatedPath:
     return DedicatedPath(unit, gain, variance)
 
 
-def flattest_minimiser(
+def flattest_minimizer(
     problem: Regression, depth: int, *, width: int | None = None
 ) -> DeepLinear:
-    r"""A minimiser of sharpness `flattest_sharpness`.
+    r"""A minimizer of sharpness `flattest_sharpness`.
 
     $W_1 = S V^\top / \beta$ and $W_2 = \dots = \beta^{1/(L-1)} I$, the last one times $U$,
     for the singular value decomposition $U S V^\top$ of the target; zeros elsewhere.
@@ -112,13 +112,13 @@ def flattest_minimiser(
 
     Raises:
         ValueError: If `width` is less than the rank of the target, so that there is no
-            minimiser of zero excess.
+            minimizer of zero excess.
     """
-    _check("flattest_minimiser", problem, depth)
+    _check("flattest_minimizer", problem, depth)
     ratio = flattest_ratio(problem, depth)
     if depth == 1:
         return DeepLinear((problem.target,))
-    left, values, right = _decompose("flattest_minimiser", problem.target, width)
+    left, values, right = _decompose("flattest_minimizer", problem.target, width)
     after = jnp.sqrt(ratio) * values[0] ** (1 - 1 / depth)
     first = values[:, None] * right / _positive(after)
     rest = after ** (1 / (depth - 1))
@@ -127,7 +127,7 @@ def flattest_minimiser(
 
 
 def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
-    r"""No minimiser is flatter than $2 L \sigma^{2-2/L}\, v^\top \Sigma v$.
+    r"""No minimizer is flatter than $2 L \sigma^{2-2/L}\, v^\top \Sigma v$.
 
     Attained for white data; `flattest_sharpness` is never below.
     """
@@ -137,7 +137,7 @@ def sharpness_lower_bound(problem: Regression, depth: int) -> Scalar:
 
 
 def balanced_sharpness_bound(problem: Regression, depth: int) -> Scalar:
-    r"""Balanced minimisers are at most as sharp as $2 L \sigma^{2-2/L}\, \|\Sigma\|_2$.
+    r"""Balanced minimizers are at most as sharp as $2 L \sigma^{2-2/L}\, \|\Sigma\|_2$.
 
     Attained for white data, where all of them are flattest.
     """
@@ -146,7 +146,7 @@ def balanced_sharpness_bound(problem: Regression, depth: int) -> Scalar:
 
 
 def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
-    r"""The sharpness of all balanced minimisers, such as `init.balanced`.
+    r"""The sharpness of all balanced minimizers, such as `init.balanced`.
 
     $2 \lambda_{\max}(R V D V^\top R)$ with
     $D_j = \sum_{k=1}^L \sigma^{2(L-k)/L} s_j^{2(k-1)/L}$. So end linear residual networks
@@ -163,7 +163,7 @@ def balanced_sharpness(problem: Regression, depth: int) -> Scalar:
 
 
 def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
-    r"""No minimiser is sharper than $2 \sum_k \|A_k R\|_2^2 \|B_k\|_2^2$.
+    r"""No minimizer is sharper than $2 \sum_k \|A_k R\|_2^2 \|B_k\|_2^2$.
 
     Equal to its sharpness for two layers and white data, where it is
     $2 (\|W_1\|_2^2 + \|W_2\|_2^2)$; in general larger.
@@ -179,16 +179,16 @@ def sharpness_upper_bound(problem: Regression, network: DeepLinear) -> Scalar:
 
 
 def critical_step_size(problem: Regression, depth: int) -> Scalar:
-    r"""Above $2 /$ `flattest_sharpness` no minimiser is stable for gradient descent."""
+    r"""Above $2 /$ `flattest_sharpness` no minimizer is stable for gradient descent."""
     _check("critical_step_size", problem, depth)
     return 2 / flattest_sharpness(problem, depth)
 
 
 def least_trace(problem: Regression, depth: int) -> Scalar:
-    r"""The least trace of the Hessian at a minimiser,
+    r"""The least trace of the Hessian at a minimizer,
     $2 L\, (d_y\, \mathrm{tr}\, \Sigma)^{1/L}\, \|T R\|_*^{2-2/L}$.
 
-    For $d_y$ outputs, with the sum of singular values $\|\cdot\|_*$. Other minimisers than
+    For $d_y$ outputs, with the sum of singular values $\|\cdot\|_*$. Other minimizers than
     the flattest ones attain it, but for one or two layers.
     """
     _check("least_trace", problem, depth)
@@ -197,16 +197,16 @@ def least_trace(problem: Regression, depth: int) -> Scalar:
     return 2 * depth * variance ** (1 / depth) * jnp.sum(sizes) ** (2 - 2 / depth)
 
 
-def least_trace_minimiser(
+def least_trace_minimizer(
     problem: Regression, depth: int, *, width: int | None = None
 ) -> DeepLinear:
-    r"""A minimiser whose Hessian has the trace `least_trace`.
+    r"""A minimizer whose Hessian has the trace `least_trace`.
 
     $W_1 \propto S^{1/2} V^\top R^{+}$ and $W_L \propto U S^{1/2}$ for the decomposition
     $U S V^\top$ of $T R$, and multiples of the identity between. Arguments and errors are
-    those of `flattest_minimiser`.
+    those of `flattest_minimizer`.
     """
-    _check("least_trace_minimiser", problem, depth)
+    _check("least_trace_minimizer", problem, depth)
     if depth == 1:
         return DeepLinear((problem.target,))
     inverse, left, right, values = _traces(problem, depth)
@@ -216,7 +216,7 @@ def least_trace_minimiser(
     first = jnp.sqrt(variance * total / _positive(term))
     between = total / _positive(jnp.sqrt(term))
     last = 1 / _positive(first * between ** (depth - 2))
-    _decompose("least_trace_minimiser", problem.target, width)  # Whether it fits.
+    _decompose("least_trace_minimizer", problem.target, width)  # Whether it fits.
     root = jnp.sqrt(values)
     kept = values.size if width is None else min(width, values.size)
     eye = jnp.eye(kept, dtype=values.dtype)
@@ -261,7 +261,7 @@ def tail_gain_bounds(problem: Regression, depth: int) -> Bounds:
 def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Bounds:
     r"""The gain of the dedicated signal in each layer of a nearly flattest minimum.
 
-    For a minimiser at most `ratio` $= \rho \ge 1$ times as sharp as the flattest it is
+    For a minimizer at most `ratio` $= \rho \ge 1$ times as sharp as the flattest it is
     between $\gamma\, x_+^{-1/2}$ and $\gamma\, x_-^{-1/2}$, with $x_- \le 1 \le x_+$ the
     roots of $x\, ((\rho L - x) / (L-1))^{L-1} = 1$: within $O(\sqrt{\rho - 1})$ of
     $\gamma$. Both are attained, at any depth, by scalar layers.
@@ -271,7 +271,7 @@ def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Boun
     """
     _check("path_gain_bounds", problem, depth, least=2)
     flattest = _checks.Must(
-        "be at least 1, for no minimiser is flatter than the flattest",
+        "be at least 1, for no minimizer is flatter than the flattest",
         lambda x: (x >= 1) & np.isfinite(x),
     )
     ratio = _checks.real("path_gain_bounds(ratio=...)", ratio, flattest, dtype=float)
@@ -285,7 +285,7 @@ def path_gain_bounds(problem: Regression, depth: int, ratio: ScalarLike) -> Boun
 
 
 def near_balance(problem: Regression, network: DeepLinear) -> Float[Array, "2"]:
-    r"""How far a minimiser is from how nearly balanced the flattest ones are.
+    r"""How far a minimizer is from how nearly balanced the flattest ones are.
 
     At every flattest minimum the largest eigenvalues of
     $\sum_k \gamma^{-2(k-1)} R A_k^\top A_k R$ over $L \|p\|^2$ and of
@@ -351,7 +351,7 @@ def residual_limit(problem: Regression, depth: int) -> DeepLinear:
 
     Targets that are not normal have limits without a closed form, balanced as well. Where
     the determinant is negative, or a normal target has a negative eigenvalue, the flow ends
-    at a saddle instead, although its sharpness can be that of the flattest minimisers.
+    at a saddle instead, although its sharpness can be that of the flattest minimizers.
 
     Raises:
         ValueError: If the target is not as said.
@@ -389,7 +389,7 @@ class _Solution(NamedTuple):
 
 
 def _solve(problem: Regression, depth: int) -> _Solution:
-    r"""The minimising $\log \rho$ and $p = R q$, for the target over its norm.
+    r"""The minimizing $\log \rho$ and $p = R q$, for the target over its norm.
 
     By halving where the slope of the convex function changes its sign.
     """

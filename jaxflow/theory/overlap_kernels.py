@@ -81,7 +81,7 @@ class ReLUUnits(AbstractKernel):
 class SmoothUnits(AbstractKernel):
     r"""Infinitely many units of any smooth activation $g$.
 
-    $K(x) = \sum_{k \ge 1} c_k^2 x^k$ with the coefficients of $g$ in normalised Hermite
+    $K(x) = \sum_{k \ge 1} c_k^2 x^k$ with the coefficients of $g$ in normalized Hermite
     polynomials, up to $k =$ `order`. For $\tanh$ it is exact to rounding; units with a kink
     have their own kernels.
 

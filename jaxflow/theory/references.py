@@ -89,7 +89,7 @@ class AbstractReference(eqx.Module):
 
 
 class Ground(AbstractReference):
-    """The minimiser of cross-entropy of spherical weights, as a reference."""
+    """The minimizer of cross-entropy of spherical weights, as a reference."""
 
     kernel: AbstractKernel
     load: Scalar
@@ -197,8 +197,8 @@ class BinarySample(AbstractSample):
 
         def mean(function, along):
             def inner(shared):
-                centre = -(shared + along) / spread
-                nodes, measure = saddles.around(centre, spread, count)
+                center = -(shared + along) / spread
+                nodes, measure = saddles.around(center, spread, count)
                 return measure @ function(shared + spread * nodes + along)
 
             return jax.vmap(inner)(shared)

@@ -31,14 +31,14 @@ def resolved(value, fine) -> Array:
     return jnp.abs(value - fine) < RESOLUTION * jnp.maximum(1, jnp.abs(fine))
 
 
-def around(centre, steepness, count):
+def around(center, steepness, count):
     """Points and weights of a normal variable, for functions that are steep somewhere."""
     fixed = jax.lax.stop_gradient
-    centre = fixed(jnp.clip(centre, -8.5, 8.5))
+    center = fixed(jnp.clip(center, -8.5, 8.5))
     narrow = fixed(1 / jnp.sqrt(1 + steepness**2))
-    low, high = (jnp.arcsinh((end - centre) / narrow) for end in (-8.5, 8.5))
+    low, high = (jnp.arcsinh((end - center) / narrow) for end in (-8.5, 8.5))
     steps = low + (high - low) * jnp.linspace(0.0, 1.0, count)
-    nodes = centre + narrow * jnp.sinh(steps)
+    nodes = center + narrow * jnp.sinh(steps)
     weights = jnp.cosh(steps) * jnp.exp(-(nodes**2) / 2)
     return nodes, weights / jnp.sum(weights)
 

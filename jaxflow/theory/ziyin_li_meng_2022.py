@@ -2,7 +2,7 @@ r"""Ziyin, Li & Meng (2022), "Exact Solutions of a Deep Linear Network" (NeurIPS
 2202.04777).
 
 Setting: a linear network with $D$ hidden layers of widths $d_1, \dots, d_D$, so $D + 1$
-layers, and the paper's loss, which is `NoisyNeurons(problem, variance) +
+layers, and the paper's loss, which is `ExpectedNoisyLoss(problem, variance) +
 WeightDecay(decay)`, with no factor one half:
 
 $$ E \|W_{D+1}\, \epsilon_D \odot W_D \cdots \epsilon_1 \odot W_1 x - y\|^2
@@ -138,7 +138,7 @@ def stationary(
     return _stationary(problem, *given, **_depth(widths))
 
 
-def minimiser(
+def minimizer(
     problem: Regression,
     widths: Sequence[int],
     *,
@@ -150,8 +150,8 @@ def minimiser(
 
     With noise in all hidden layers these are all of them, one for each choice of signs.
     """
-    widths = _check("minimiser", problem, widths)
-    given = _reduce("minimiser", problem, widths, variance, decay)
+    widths = _check("minimizer", problem, widths)
+    given = _reduce("minimizer", problem, widths, variance, decay)
     found = _minimum(problem, *given, **_depth(widths))
     return configuration(problem, widths, found.map, decay=decay, signs=signs)
 

@@ -185,7 +185,7 @@ class TestExact:
         np.testing.assert_allclose(run.edge.eigenvalues[-1, 0], 100, rtol=1e-3)
         assert run.edge.threshold == jf.stability_threshold(0.02)
 
-    def test_edges_are_those_of_the_optimisers(self):
+    def test_edges_are_those_of_the_optimizers(self):
         start = {"x": jnp.ones(1), "m": jnp.ones((1, 1))}
         loss = jf.FunctionLoss(eqx.Partial(toy, jnp.ones((1, 1))))
         for optimizer, options in (
@@ -217,9 +217,9 @@ def case():
 def shown(case):
     """Means of descent over 20 steps, around steps 100 and 300."""
     problem, network = case
-    centred = jf.at_centre(jf.sharpness, step_size=0.1)
-    swing = eqx.Partial(jf.oscillation, step_size=0.1)
-    watch = {"loss": jf.value, "sharpness": centred, "oscillation": swing}
+    centered = jf.time_averaged(jf.sharpness, step_size=0.1)
+    swing = eqx.Partial(jf.oscillation_variance, step_size=0.1)
+    watch = {"loss": jf.loss_value, "sharpness": centered, "oscillation": swing}
     records = (*range(91, 111), *range(291, 311))
     descent = jf.gradient_descent(
         problem, network, 310, step_size=0.1, every=records, observe=watch
@@ -266,7 +266,7 @@ class TestDescent:
     def test_limits_of_the_flow_get_flatter(self, case):
         """Numbers of another integration; with the rise of 0.1 % where the edge begins."""
         problem, network = case
-        steps, watch = (14, 18, 100, 440), {"limit": jf.at_limit(jf.sharpness)}
+        steps, watch = (14, 18, 100, 440), {"limit": jf.at_flow_limit(jf.sharpness)}
         run = jf.gradient_descent(
             problem, network, 440, step_size=0.1, every=steps, observe=watch
         )
@@ -370,7 +370,7 @@ class TestTransformations:
         ({"step_size": -1.0}, "step_size"),
         ({"rtol": 0.0}, "rtol"),
         ({"optimizer": optax.lion}, "optax.rmsprop"),
-        ({"optimizer": eqx.Partial(optax.rmsprop, centered=True)}, "centred"),
+        ({"optimizer": eqx.Partial(optax.rmsprop, centered=True)}, "centered"),
     ],
 )
 def test_what_cannot_be(options, message):

@@ -16,7 +16,7 @@ KEYS = jr.split(jr.key(3), 5)
 
 
 def sgd(step_size):
-    """Plain descent that the library does not recognise."""
+    """Plain descent that the library does not recognize."""
     return optax.sgd(step_size)
 
 
@@ -52,7 +52,7 @@ def one_lane_is_enough(monkeypatch):
 def descend(loss, draw, optimizer, steps=30, every=(1, 9, 30)):
     @eqx.filter_jit
     def run(key, step_size, loss=loss):
-        options = {"every": every, "optimizer": optimizer, "observe": {"w": jf.snapshot}}
+        options = {"every": every, "optimizer": optimizer, "observe": {"w": jf.weights}}
         return jf.gradient_descent(loss, draw(key), steps, step_size=step_size, **options)
 
     return run
@@ -114,7 +114,7 @@ def test_derivatives_are_those_of_the_loop(derivative):
     np.testing.assert_allclose(slopes(optax.sgd), slopes(sgd), rtol=1e-10)
 
 
-def test_results_do_not_depend_on_the_neighbours():
+def test_results_do_not_depend_on_the_neighbors():
     loss, draw = problems()["one output"]
     run = eqx.filter_vmap(descend(loss, draw, optax.sgd))
     keys, steps = jr.split(jr.key(0), 11), jnp.linspace(0.01, 0.05, 11)

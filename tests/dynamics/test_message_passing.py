@@ -122,9 +122,9 @@ def fields():
 
 @pytest.mark.parametrize("coupling", [0.3, 4.0, 50.0])
 def test_focusing_on_spheres_solves_the_replicas(coupling):
-    """Three replicas and their centre, a Gaussian whose multipliers put all on spheres.
+    """Three replicas and their center, a Gaussian whose multipliers put all on spheres.
 
-    Those minimise a convex function.
+    Those minimize a convex function.
     """
     field, replicas = fields(), 3
     join = np.zeros((4, 4))
@@ -150,11 +150,11 @@ def test_focusing_on_spheres_solves_the_replicas(coupling):
 
 @pytest.mark.parametrize("coupling", [0.3, 2.0])
 def test_focusing_of_signs_solves_the_replicas(coupling):
-    """By enumeration of three replicas and their centre, for each weight."""
+    """By enumeration of three replicas and their center, for each weight."""
     field = fields()
     states = np.array(list(it.product([-1, 1], repeat=4)))
-    replicas, centre = states[:, :3], states[:, 3]
-    energy = coupling * replicas.sum(axis=1) * centre
+    replicas, center = states[:, :3], states[:, 3]
+    energy = coupling * replicas.sum(axis=1) * center
     chances = np.exp(energy[:, None] + replicas.sum(axis=1)[:, None] * field)
     exact = chances.T @ replicas[:, 0] / chances.sum(axis=0)
     best, mean, variance = _on_signs(jnp.asarray(field), 3.0, coupling)
@@ -194,7 +194,7 @@ def solve(focusing, seeds, *shape, **options):
 
     def one(key):
         loss, network = drawn(key, *shape)
-        run = jf.message_passing(loss, network, focusing, **options)
+        run = jf.focusing_bp(loss, network, focusing, **options)
         noise = jr.normal(jr.fold_in(key, 1), (40, *network.weights.shape))
 
         def disturbed(size):
@@ -283,7 +283,7 @@ def test_units_that_see_all_inputs_are_solved_in_single_precision():
         network = jf.init.committee(5, 41, tree=False, key=a)
         loss = jf.random_patterns(60, 41, key=b)
         slow = jf.Focusing(20.0, jnp.repeat(jnp.geomspace(0.1, 100, 60), 10))
-        run = jf.message_passing(loss, network, slow, damping=0.9)
+        run = jf.focusing_bp(loss, network, slow, damping=0.9)
         assert run.network.weights.dtype == jnp.float32
         assert run.status == jf.Status.CONVERGED
         assert loss.errors(run.network) == 0
@@ -297,8 +297,8 @@ def test_one_unit_is_the_perceptron_whatever_the_length_of_patterns():
     _, plain = drawn(jr.key(0), 1, 20, 12, unit=None)
     lengths = jnp.linspace(0.5, 2, 12)
     stretched = jf.Classification(loss.x * lengths[:, None], loss.y)
-    run = jf.message_passing(loss, network, SHORT, every=4)
-    same = jf.message_passing(stretched, plain, SHORT, every=4)
+    run = jf.focusing_bp(loss, network, SHORT, every=4)
+    same = jf.focusing_bp(stretched, plain, SHORT, every=4)
     assert run.status == jf.Status.CONVERGED
     assert run.steps == same.steps
     np.testing.assert_allclose(run.network.weights, same.network.weights, rtol=1e-9)
@@ -310,7 +310,7 @@ def test_a_batch_is_its_members():
     def run(key, damping):
         loss, network = drawn(key, 1, 20, 12)
         focusing = jf.Focusing(1 / damping, SHORT.couplings)
-        return jf.message_passing(loss, network, focusing, damping=damping, every=4)
+        return jf.focusing_bp(loss, network, focusing, damping=damping, every=4)
 
     keys, dampings = jr.split(jr.key(1), 3), jnp.array([0.2, 0.5, 0.9])
     batch = eqx.filter_jit(eqx.filter_vmap(run))(keys, dampings)
@@ -322,14 +322,14 @@ def test_a_batch_is_its_members():
 def test_a_unit_may_see_nothing_of_a_pattern():
     loss, network = drawn(jr.key(0), 3, 7, 8)
     blank = jf.Classification(loss.x.at[0, :7].set(0), loss.y)
-    run = jf.message_passing(blank, network, SHORT, every=4)
+    run = jf.focusing_bp(blank, network, SHORT, every=4)
     assert run.status == jf.Status.CONVERGED
 
 
 def test_nan_is_not_solved():
     loss, network = drawn(jr.key(0), 1, 20, 12)
     broken = eqx.tree_at(lambda n: n.weights, network, jnp.full((1, 20), jnp.nan))
-    run = jf.message_passing(loss, broken, SHORT, every=4)
+    run = jf.focusing_bp(loss, broken, SHORT, every=4)
     assert run.status == jf.Status.DIVERGED
     assert not jnp.any(run.observed["loss"] == 0)
     assert loss.errors(run.network) == 1
@@ -349,7 +349,7 @@ def test_nan_is_not_solved():
 def test_other_committees_are_refused(options, reason):
     loss, network = drawn(jr.key(0), 3, 4, 5, **options)
     with pytest.raises(ValueError, match=reason):
-        jf.message_passing(loss, network, SCOPING)
+        jf.focusing_bp(loss, network, SCOPING)
 
 
 def test_even_committees_are_refused():
@@ -357,26 +357,26 @@ def test_even_committees_are_refused():
         drawn(jr.key(0), 4, 4, 5)
     loss, network = drawn(jr.key(0), 4, 4, 5, unit=jax.nn.relu, vote="difference")
     with pytest.raises(ValueError, match="votes by its difference"):
-        jf.message_passing(loss, network, SCOPING)
+        jf.focusing_bp(loss, network, SCOPING)
 
 
 def test_patterns_of_other_lengths_are_refused():
     _, network = drawn(jr.key(0), 3, 4, 5)
     with pytest.raises(ValueError, match="must see 12 inputs"):
-        jf.message_passing(jf.random_patterns(5, 13, key=jr.key(0)), network, SCOPING)
+        jf.focusing_bp(jf.random_patterns(5, 13, key=jr.key(0)), network, SCOPING)
 
 
 def test_records_between_iterations_are_refused():
     loss, network = drawn(jr.key(0), 3, 4, 5)
     with pytest.raises(ValueError, match=r"`message_passing\(every=.* must divide"):
-        jf.message_passing(loss, network, SCOPING, every=7)
+        jf.focusing_bp(loss, network, SCOPING, every=7)
 
 
 @pytest.mark.parametrize("damping", [-0.1, 1.0, np.nan])
 def test_damping_out_of_range_is_refused(damping):
     loss, network = drawn(jr.key(0), 3, 4, 5)
     with pytest.raises(ValueError, match=r"damping=.* must be at least 0 and below 1"):
-        jf.message_passing(loss, network, SCOPING, damping=damping)
+        jf.focusing_bp(loss, network, SCOPING, damping=damping)
 
 
 @pytest.mark.parametrize(

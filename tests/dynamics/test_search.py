@@ -1,4 +1,4 @@
-"""Least-action learning beside plain numpy, and the optimisers of committees."""
+"""Least-action learning beside plain numpy, and the optimizers of committees."""
 
 import equinox as eqx
 import jax
@@ -39,7 +39,7 @@ def test_an_epoch_is_that_of_the_rule_in_numpy(vote):
     loss = jf.random_patterns(SAMPLES, INPUTS, key=jr.key(0))
     network = jf.init.committee(HIDDEN, INPUTS, vote=vote, key=jr.key(1))
     key = jr.key(2)
-    run = jf.least_action(loss, network, 1, step_size=0.3, key=key)
+    run = jf.least_action_learning(loss, network, 1, step_size=0.3, key=key)
     order, _ = jr.split(jr.fold_in(key, 0))
     order = np.asarray(jr.permutation(order, SAMPLES))
     wanted = epoch_in_numpy(network, loss, order, 0.3)
@@ -54,7 +54,7 @@ def learn(key, noise):
     loss = jf.random_patterns(SAMPLES, INPUTS, key=data)
     network = jf.init.committee(HIDDEN, INPUTS, key=start)
     options = {"step_size": 0.03, "noise": noise, "key": order, "observe": ERRORS}
-    run = jf.least_action(loss, network, 400, every=4, **options)
+    run = jf.least_action_learning(loss, network, 400, every=4, **options)
     return run, jf.local_energy(loss, run.network, radius=0.3)
 
 
@@ -77,11 +77,11 @@ def test_a_run_that_does_not_solve_says_so():
     x = jnp.ones((2, INPUTS)).at[0].set(-1.0)
     impossible = jf.Classification(x, jnp.ones(2))
     network = jf.init.committee(HIDDEN, INPUTS, key=jr.key(1))
-    run = jf.least_action(impossible, network, 5, step_size=0.1, key=jr.key(2))
-    assert run.status == jf.Status.MOVING
+    run = jf.least_action_learning(impossible, network, 5, step_size=0.1, key=jr.key(2))
+    assert run.status == jf.Status.UNCONVERGED
     assert float(impossible.errors(run.network)) == 0.5
     broken = jax.tree.map(lambda w: w * jnp.nan, network)
-    run = jf.least_action(impossible, broken, 5, step_size=0.1, key=jr.key(2))
+    run = jf.least_action_learning(impossible, broken, 5, step_size=0.1, key=jr.key(2))
     assert run.status == jf.Status.DIVERGED
 
 
@@ -90,14 +90,14 @@ def test_noise_can_follow_a_schedule_of_epochs():
     network = jf.init.committee(HIDDEN, INPUTS, key=jr.key(1))
     options = {"step_size": 0.03, "key": jr.key(2)}
     silent = lambda epochs: jnp.where(epochs < 3, 0.0, 1.0)
-    quiet = jf.least_action(loss, network, 3, **options)
-    scheduled = jf.least_action(loss, network, 3, noise=silent, **options)
+    quiet = jf.least_action_learning(loss, network, 3, **options)
+    scheduled = jf.least_action_learning(loss, network, 3, noise=silent, **options)
     np.testing.assert_array_equal(quiet.network.weights, scheduled.network.weights)
 
 
 def test_norms_are_kept_where_there_are_any():
     weights = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    transform = optax.chain(optax.sgd(1.0), jf.keep_norms())
+    transform = optax.chain(optax.sgd(1.0), jf.fixed_row_norms())
     slope = jnp.array([[3.0, -4.0], [1.0, 0.0]])
     update, _ = transform.update(slope, transform.init(weights), weights)
     np.testing.assert_allclose(weights + update, [[0.0, 5.0], [-1.0, 0.0]], atol=1e-15)
@@ -149,19 +149,19 @@ def members(function):
 
 def test_cross_entropy_descents_solve_and_slow_schedules_end_flatter():
     batch, per, n = 11, 2, INPUTS // HIDDEN
-    optimizer = lambda step: optax.chain(optax.sgd(step * n), jf.keep_norms())
+    optimizer = lambda step: optax.chain(optax.sgd(step * n), jf.fixed_row_norms())
 
     @members
     def train(key, start, growth, step):
         data, begin, order = jr.split(key, 3)
         loss = jf.random_patterns(SAMPLES, INPUTS, key=data)
         schedule = lambda count: start * jnp.power(1 + growth, jnp.floor(count / per))
-        annealed = jf.Annealed(loss, gain=schedule, robustness=schedule)
+        annealed = jf.Scheduled(loss, gain=schedule, robustness=schedule)
         network = jf.init.committee(HIDDEN, INPUTS, key=begin)
-        options = {"batch_size": batch, "key": order, "until": jf.solved}
+        options = {"batch_size": batch, "key": order, "until": jf.zero_training_error}
         options |= {"every": per, "optimizer": optimizer(step)}
         end = jf.gradient_descent(annealed, network, 600 * per, **options).network
-        return jf.solved(loss, end), jf.local_energy(loss, end, radius=0.5)
+        return jf.zero_training_error(loss, end), jf.local_energy(loss, end, radius=0.5)
 
     keys = jr.split(jr.key(0), 8)
     fast, steep = train(keys, 1.0, 0.05, 1.0)
@@ -184,13 +184,18 @@ def test_rectified_units_need_slow_schedules_to_end_wide(replica_reference):
         data, begin, order = jr.split(key, 3)
         loss = jf.random_patterns(240, 400, key=data)
         schedule = lambda count: start * jnp.power(1 + growth, jnp.floor(count / 5))
-        annealed = jf.Annealed(loss, robustness=schedule)
+        annealed = jf.Scheduled(loss, robustness=schedule)
         options = {"unit": jax.nn.relu, "vote": "difference"}
         network = jf.init.committee(16, 400, key=begin, **options)
-        options = {"batch_size": 48, "key": order, "until": jf.solved, "every": 5}
-        options["optimizer"] = optax.chain(optax.sgd(step * 25), jf.keep_norms())
+        options = {
+            "batch_size": 48,
+            "key": order,
+            "until": jf.zero_training_error,
+            "every": 5,
+        }
+        options["optimizer"] = optax.chain(optax.sgd(step * 25), jf.fixed_row_norms())
         end = jf.gradient_descent(annealed, network, 5_000, **options).network
-        return jf.solved(loss, end), jf.local_energy(loss, end, radius=0.2)
+        return jf.zero_training_error(loss, end), jf.local_energy(loss, end, radius=0.2)
 
     keys = jr.split(jr.key(0), 4)
     for name, start, growth in (("slow", 0.5, 0.005), ("fast", 1.0, 0.05)):
@@ -222,4 +227,6 @@ def test_other_requests_are_refused(arguments, fact):
     inputs = 50 if machine["hidden"] == 5 else machine["inputs"]
     loss = options.pop("loss") or jf.random_patterns(8, inputs, key=jr.key(1))
     with pytest.raises(ValueError, match=fact):
-        jf.least_action(loss, network, options.pop("epochs"), key=jr.key(2), **options)
+        jf.least_action_learning(
+            loss, network, options.pop("epochs"), key=jr.key(2), **options
+        )

@@ -40,7 +40,7 @@ def run(key, depth, step_size, scale):
     """A descent of ten steps, which diverges at the largest step size."""
     problem = jf.regression(jnp.asarray(X), jnp.asarray(X[:, :1] + 0.5 * X[:, 1:]))
     start = jf.init.gaussian((*[2] * depth, 1), scale=scale, key=key)
-    observe = {"loss": jf.value, "widths": lambda loss, n: jnp.linalg.norm(n.product)}
+    observe = {"loss": jf.loss_value, "widths": lambda loss, n: jnp.linalg.norm(n.product)}
     return jf.gradient_descent(
         problem, start, 10, step_size=step_size, every=5, observe=observe
     )

@@ -171,7 +171,7 @@ def test_parity_machines_are_narrower_at_a_distance(replica_reference):
 
 @pytest.mark.exhaustive
 def test_test_errors_fall_with_the_local_energy(replica_reference):
-    runs = results("generalisation", seeds=4)
+    runs = results("generalization", seeds=4)
     assert list(runs.problem.to_numpy()) == ["mixture", "teacher", "data"]
     assert (runs.solved.sel(problem=["mixture", "teacher"]) == 1).all()
     np.testing.assert_array_equal(runs.solved == 1, runs.train == 0)
@@ -204,24 +204,24 @@ def test_what_is_not_finite_predicts_nothing_and_what_is_not_solved_says_so():
     found = {"local_energy": energy, "test": test, "train": 1.0 - solved, "solved": solved}
     coords = {"algorithm": ["a", "b"], "problem": ["mixture"]}
     runs = xr.Dataset({k: (axes, v) for k, v in found.items()}, coords)
-    tree = xr.DataTree.from_dict({"generalisation": runs})
+    tree = xr.DataTree.from_dict({"generalization": runs})
     tree.attrs["data"] = "none"
     [row] = experiment.summary(tree).to_dict("records")
     assert row["solved"] == "4 of 6"
     assert "a 0.200 (1 of 3 solved), b 0.400; rank correlation" in row["finding"]
     assert row["finding"].endswith(" 0.90")
-    assert set(experiment.figures(tree)) == {"generalisation"}
+    assert set(experiment.figures(tree)) == {"generalization"}
 
 
 @pytest.mark.exhaustive
 def test_measurements_are_those_of_theory():
-    """Minimisers of 301 weights: errors with noise on them, and volumes around them."""
+    """Minimizers of 301 weights: errors with noise on them, and volumes around them."""
     runs = results("references", seeds=8)
     measured = runs.energy - runs.exact_energy.sel(units="perceptron")
     error = measured.std("seed", ddof=1) / 8**0.5
     assert (abs(measured.mean("seed")) < 4 * error + 1e-3).all()
     exact = runs.exact_entropy
-    # Units that are rectified have more solutions around minimisers, and at most so many.
+    # Units that are rectified have more solutions around minimizers, and at most so many.
     near = exact.sel(distance=0.025, method="nearest")
     for reference in ("2", "5", "50"):
         pair = near.sel(reference=reference)
@@ -265,8 +265,8 @@ def test_units_that_do_not_jump_have_wider_minima(tree):
         ({"load": 0.0}, "`load` must be positive"),
         ({"hidden": 4, "inputs": 200}, "odd number of units"),
         ({"hidden": 3, "inputs": 200}, "multiple of `hidden`"),
-        ({"only": ("generalisation",), "data": "dgits"}, "must be 'digits'"),
-        ({"only": ("generalisation",), "labels": "some.npy"}, "is for a file"),
+        ({"only": ("generalization",), "data": "dgits"}, "must be 'digits'"),
+        ({"only": ("generalization",), "labels": "some.npy"}, "is for a file"),
     ],
 )
 def test_other_requests_are_refused(arguments, fact):

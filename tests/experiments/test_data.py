@@ -22,7 +22,7 @@ def table(tmp_path):
     return load
 
 
-def test_diabetes_are_ten_standardised_inputs_of_442_patients():
+def test_diabetes_are_ten_standardized_inputs_of_442_patients():
     data = load_data("diabetes")
     assert (data.x.shape, data.y.shape) == ((442, 10), (442, 1))
     for columns in (data.x, data.y):
@@ -40,11 +40,11 @@ def test_the_paper_s_data_are_those_that_it_published(reference, partitionable):
     np.testing.assert_allclose(data.y[:, 0], published["linear"]["y"], atol=1e-5)
 
 
-def test_a_file_is_standardised_column_by_column(table):
+def test_a_file_is_standardized_column_by_column(table):
     data, s = table("a,y,b\n1,10,-3\n2,30,0\n3,20,3\n"), 1.5**0.5
     np.testing.assert_allclose(data.x, [[-s, -s], [0, 0], [s, s]], atol=1e-15)
     np.testing.assert_allclose(data.y, [[-s], [s], [0]], atol=1e-15)
-    assert data.description == "table.csv: 3 samples, 2 inputs, target 'y', standardised"
+    assert data.description == "table.csv: 3 samples, 2 inputs, target 'y', standardized"
 
 
 @pytest.mark.parametrize("constant", ["7", "0", "0.1"])

@@ -18,7 +18,7 @@ from jaxflow.experiments.jaxprs import fingerprint, peak_bytes
 X = np.linspace(-1.0, 1.0, 12).reshape(6, 2)
 
 
-def descend(x=X, step_size=0.1, observe=jf.value, steps=10):
+def descend(x=X, step_size=0.1, observe=jf.loss_value, steps=10):
     def run(key):
         problem = jf.regression(jnp.asarray(x), jnp.asarray(x[:, :1]))
         start = jf.init.gaussian((2, 2, 1), scale=0.3, key=key)
@@ -75,8 +75,8 @@ def test_a_fingerprint_is_the_same_in_every_process(plain):
     [
         {"x": np.where(np.arange(12).reshape(6, 2) == 7, X + 1e-15, X)},
         {"step_size": 0.1 + 1e-15},
-        {"observe": lambda loss, network: 2 * jf.value(loss, network)},
-        {"observe": jf.excess},
+        {"observe": lambda loss, network: 2 * jf.loss_value(loss, network)},
+        {"observe": jf.excess_loss},
         {"steps": 11},
     ],
     ids=["data", "step size", "observable", "another", "steps"],
@@ -87,7 +87,7 @@ def test_another_computation_has_another_fingerprint(plain, other):
 
 def test_a_function_of_another_name_has_the_same_fingerprint(plain):
     def same(loss, network):
-        return jf.value(loss, network)
+        return jf.loss_value(loss, network)
 
     assert descend(observe=same) == plain
 

@@ -142,7 +142,7 @@ def test_every_experiment_has_a_row_and_a_figure(tree, check_axes):
     table = marion_chizat.summary(tree)
     assert set(table.experiment) == set(CHOSEN)
     assert set(marion_chizat.figures(tree)) == set(CHOSEN)
-    assert "no minimiser is flatter than 18.6996" in marion_chizat.headline(tree)
+    assert "no minimizer is flatter than 18.6996" in marion_chizat.headline(tree)
 
 
 @pytest.mark.exhaustive
@@ -156,12 +156,12 @@ def test_experiments_that_compile_long_have_rows_and_figures(long, check_axes):
 def test_the_slope_of_the_gap_is_tested_in_the_right_tail(long):
     runs = long["underdetermined"].to_dataset().sel(step_size=[0.001])
     ends = runs.isel(record=-1)
-    rising = runs.assign(generalisation_gap=runs.sharpness**0.42)
+    rising = runs.assign(generalization_gap=runs.sharpness**0.42)
     assert gap_regression(rising).slope == pytest.approx(0.42)
     assert gap_regression(rising).pvalue < 1e-6
-    falling = runs.assign(generalisation_gap=1 / runs.sharpness)
+    falling = runs.assign(generalization_gap=1 / runs.sharpness)
     assert gap_regression(falling).pvalue > 0.99
-    assert ends.generalisation_gap.notnull().any()
+    assert ends.generalization_gap.notnull().any()
 
 
 @pytest.mark.parametrize(

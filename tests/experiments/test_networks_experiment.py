@@ -89,7 +89,7 @@ def test_chains_are_on_the_end_to_end_equation_and_wait_longer_with_depth(rest):
 
 @pytest.mark.exhaustive
 def test_factors_find_eigenvalues_that_are_positive(rest):
-    runs = rest["factorisation"].to_dataset()
+    runs = rest["factorization"].to_dataset()
     assert runs.deviation < CLOSE
     wanted = np.maximum(runs.target.to_numpy(), 0)
     np.testing.assert_allclose(runs.flow.isel(time=-1), wanted, atol=1e-2)

@@ -89,7 +89,7 @@ def test_at_the_end_against_an_axis_there_are_medians_and_quartiles(ax):
     assert ax.get_ylabel() == "sharpness at the end"
 
 
-def test_in_time_two_axes_are_colours_and_line_styles(ax):
+def test_in_time_two_axes_are_colors_and_line_styles(ax):
     jf.plot(sweep(), "sharpness", ax=ax)
     assert ax.get_xlabel() == "training time"
     title, texts = legend(ax)
@@ -103,7 +103,7 @@ def test_in_time_two_axes_are_colours_and_line_styles(ax):
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in drawn}
     # In grey, markers and styles alone tell lines apart.
     assert len({look[1:] for look in looks}) == 6
-    assert len({colour for colour, *_ in looks}) == 3
+    assert len({color for color, *_ in looks}) == 3
     np.testing.assert_array_equal(lines(ax)["scale 0.2"].get_ydata(), 212 + TIMES)
     band = ax.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} >= {(0.0, 201.0), (0.0, 203.0)}

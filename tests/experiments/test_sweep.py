@@ -1,4 +1,4 @@
-"""Sweeps: each member is the run alone, whatever its neighbours do, and is labelled."""
+"""Sweeps: each member is the run alone, whatever its neighbors do, and is labeled."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -27,7 +27,7 @@ def product(loss, network):
 def descend(problem):
     def run(key, step_size, scale):
         start = jf.init.gaussian((5, 5, 1), scale=scale, key=key)
-        observe = {"loss": jf.value, "product": product}
+        observe = {"loss": jf.loss_value, "product": product}
         return jf.gradient_descent(
             problem, start, 30, step_size=step_size, every=10, observe=observe
         )
@@ -82,8 +82,8 @@ def test_a_flow_that_fails_is_marked_and_leaves_the_others_as_they_are(problem):
         run, key=KEY, seeds=2, axes={"scale": np.array(scales)}
     )
     both, without = sweep(0.3, 30.0), sweep(0.3)
-    assert (both.status.sel(scale=30.0) == jf.Status.EXHAUSTED).all()
-    assert not (without.status == jf.Status.EXHAUSTED).any()
+    assert (both.status.sel(scale=30.0) == jf.Status.MAX_STEPS).all()
+    assert not (without.status == jf.Status.MAX_STEPS).any()
     xr.testing.assert_allclose(both.sel(scale=[0.3]), without, rtol=1e-9)
 
 
@@ -174,7 +174,7 @@ def test_an_observable_never_takes_the_place_of_another_variable(problem, name):
     def run(key, scale):
         start = jf.init.gaussian((5, 5, 1), scale=scale, key=key)
         return jf.gradient_descent(
-            problem, start, 1, step_size=0.1, observe={name: jf.value}
+            problem, start, 1, step_size=0.1, observe={name: jf.loss_value}
         )
 
     with pytest.raises(ValueError, match=name):
@@ -185,7 +185,7 @@ def test_an_observable_that_is_a_tree_becomes_a_variable_for_each_leaf(problem):
     def run(key):
         start = jf.init.gaussian((5, 5, 1), scale=0.3, key=key)
         return jf.gradient_descent(
-            problem, start, 2, step_size=0.1, observe={"network": jf.snapshot}
+            problem, start, 2, step_size=0.1, observe={"network": jf.weights}
         )
 
     runs = jf.sweep(run, key=KEY, seeds=2)
@@ -215,7 +215,7 @@ def depths(problem):
         observe = {
             "alignment": jf.alignment,
             "number": lambda loss, network: jnp.asarray(depth),
-            "network": jf.snapshot,
+            "network": jf.weights,
         }
         return jf.gradient_descent(
             problem, start, 10 * depth, step_size=0.01, every=10, **rule, observe=observe

@@ -28,7 +28,7 @@ def table(tmp_path):
     return load
 
 
-def labelled(header, *labels):
+def labeled(header, *labels):
     """The plain table with something in front of each row."""
     rows = [f"{label},{row}" for label, row in zip(labels, COLUMNS, strict=True)]
     return "\n".join([header, *rows]) + "\n"
@@ -56,17 +56,17 @@ KINDS = {
     "a byte order mark": ("\ufeff" + PLAIN, ""),
     "commas at line ends": (PLAIN[:6] + PLAIN[6:].replace("\n", ",\n"), ""),
     "an empty column": (PLAIN.replace("\n", ",\n"), ""),
-    "row numbers": (labelled(",a,b,y", 0, 1, 2, 3), NUMBERS),
-    "row numbers from one": (labelled(",a,b,y", 1, 2, 3, 4), NUMBERS),
-    "some row numbers": (labelled(",a,b,y", 9, 2, 7, 0), NUMBERS),
-    "row numbers, named": (labelled("Unnamed: 0,a,b,y", 0, 1, 2, 3), NUMBERS),
+    "row numbers": (labeled(",a,b,y", 0, 1, 2, 3), NUMBERS),
+    "row numbers from one": (labeled(",a,b,y", 1, 2, 3, 4), NUMBERS),
+    "some row numbers": (labeled(",a,b,y", 9, 2, 7, 0), NUMBERS),
+    "row numbers, named": (labeled("Unnamed: 0,a,b,y", 0, 1, 2, 3), NUMBERS),
     "row numbers, twice": (
-        labelled("Unnamed: 0.1,Unnamed: 0,a,b,y", "0,0", "1,1", "2,2", "3,3"),
+        labeled("Unnamed: 0.1,Unnamed: 0,a,b,y", "0,0", "1,1", "2,2", "3,3"),
         f"{NUMBERS}; {NUMBERS[:-1]}2",
     ),
-    "an index that was reset": (labelled("index,a,b,y", 0, 1, 2, 3), NUMBERS),
-    "R's row numbers": (labelled('"a","b","y"', *(f'"{k}"' for k in range(1, 5))), NAMES),
-    "R's row names": (labelled('"a","b","y"', "Fiat", "Opel", "Seat", "VW"), NAMES),
+    "an index that was reset": (labeled("index,a,b,y", 0, 1, 2, 3), NUMBERS),
+    "R's row numbers": (labeled('"a","b","y"', *(f'"{k}"' for k in range(1, 5))), NAMES),
+    "R's row names": (labeled('"a","b","y"', "Fiat", "Opel", "Seat", "VW"), NAMES),
 }
 
 
@@ -84,8 +84,8 @@ def test_a_name_may_hold_the_other_separator(table):
 
 
 def test_a_column_that_counts_is_an_input_if_it_has_a_name(table):
-    assert table(labelled("week,a,b,y", 0, 1, 2, 3)).x.shape == (4, 3)
-    assert table(labelled("index,a,b,y", 3, 1, 2, 9)).x.shape == (4, 3)
+    assert table(labeled("week,a,b,y", 0, 1, 2, 3)).x.shape == (4, 3)
+    assert table(labeled("index,a,b,y", 3, 1, 2, 9)).x.shape == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_names_are_read_in_many_encodings(tmp_path, encoding, note):
     (tmp_path / "t.csv").write_bytes(PLAIN.replace("y", "Größe").encode(encoding))
     data = load_data(tmp_path / "t.csv", target="Größe")
     assert data.x.shape == (4, 2)
-    assert data.description.endswith(note or "standardised")
+    assert data.description.endswith(note or "standardized")
 
 
 @pytest.mark.parametrize(("pack", "end"), [(gzip, "gz"), (bz2, "bz2"), (lzma, "xz")])

@@ -112,7 +112,7 @@ def test_ties_of_singular_values_count_within_the_tolerance(problem):
     both = {"tolerance": 1e-9}
     np.testing.assert_allclose(jf.alignment(problem, network, **both), 1, rtol=1e-12)
     np.testing.assert_allclose(
-        jf.chance_alignment(problem, network, **both), (3 / 4) ** 0.5
+        jf.random_alignment(problem, network, **both), (3 / 4) ** 0.5
     )
 
 
@@ -125,7 +125,7 @@ def test_ties_are_with_the_last_singular_value_that_counts(problem):
     options = {"rank": 2, "tolerance": 1e-9}
     np.testing.assert_allclose(jf.alignment(problem, network, **options), 1, rtol=1e-12)
     np.testing.assert_allclose(
-        jf.chance_alignment(problem, network, **options), (3 / 4) ** 0.5, rtol=1e-12
+        jf.random_alignment(problem, network, **options), (3 / 4) ** 0.5, rtol=1e-12
     )
 
 
@@ -142,7 +142,7 @@ def test_the_chance_of_two_sizes_is_that_of_random_spaces(problem):
     options = {"tolerance": 1e-9}
     squares = jax.vmap(lambda n: jf.alignment(problem, n, **options)[0] ** 2)(networks)
     one = jax.tree.map(lambda w: w[0], networks)
-    wanted = float(jf.chance_alignment(problem, one, **options)[0]) ** 2
+    wanted = float(jf.random_alignment(problem, one, **options)[0]) ** 2
     assert wanted == pytest.approx(2 / 6)
     assert abs(jnp.mean(squares) - wanted) < 4 * jnp.std(squares) / 20
 
@@ -172,7 +172,7 @@ def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
     weights = jf.init.gaussian((3, 5, 4, 2), scale=0.8, key=jr.key(1)).weights
     network = jf.MLP(weights, jnp.tanh)
     x, step = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, -1.0])
-    at_x = network.linearised(x)
+    at_x = network.linearized(x)
     np.testing.assert_allclose(at_x.product, jax.jacfwd(network)(x), rtol=1e-12)
     near = (network(x + 1e-6 * step) - network(x - 1e-6 * step)) / 2e-6
     total = jnp.linalg.norm(near) / jnp.linalg.norm(step)
@@ -191,7 +191,7 @@ def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
 def test_layers_of_the_users_own_module_are_its_matrices(problem):
     module = eqx.nn.MLP(3, 2, 4, 2, key=jr.key(2))
     layers = jf.DeepLinear(tuple(layer.weight for layer in module.layers))
-    for measure in (jf.alignment, jf.chance_alignment, jf.imbalance, jf.stable_rank):
+    for measure in (jf.alignment, jf.random_alignment, jf.imbalance, jf.stable_rank):
         np.testing.assert_array_equal(measure(problem, module), measure(problem, layers))
     run = jf.gradient_descent(
         lambda module: jnp.sum(module(jnp.ones(3)) ** 2),

@@ -25,14 +25,14 @@ def zoo(problem):
     random = gaussian(150)
     sizes = jnp.exp(jnp.linspace(-4, 1.5, 150))[:, None, None]
     networks = jax.tree.map(lambda w: w * sizes, random)
-    minimum = theory.balanced_minimiser(problem, 3)
+    minimum = theory.balanced_minimizer(problem, 3)
     one = jax.tree.map(lambda w: w[0], random)
     empty = lambda k: eqx.tree_at(lambda n: n.weights[k], one, replace_fn=jnp.zeros_like)
     hard = [
         jax.tree.map(jnp.zeros_like, one),
         *(empty(k) for k in range(3)),
         minimum,
-        theory.flattest_minimiser(problem, 3),
+        theory.flattest_minimizer(problem, 3),
         jax.tree.map(lambda w, v: w + 1e-9 * v, minimum, one),
     ]
     stack = jax.tree.map(lambda *ws: jnp.stack(ws), *hard)
@@ -121,7 +121,7 @@ def test_batches_of_batches_over_whatever_differs(problem):
 
 def test_runs_over_seeds_observe_it(problem):
     """Recorded in a loop, inside a batch, of networks that the loop made."""
-    watch = {"sharpness": jf.sharpness, "network": jf.snapshot}
+    watch = {"sharpness": jf.sharpness, "network": jf.weights}
 
     def run(key):
         start = jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=key)

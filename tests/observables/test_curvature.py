@@ -60,13 +60,13 @@ def test_nonlinear_networks_agree_with_the_independent_implementation(reference)
 
 def places(problem):
     """Where eigenvalue tools go wrong: few distinct eigenvalues, or both signs, or none."""
-    minimum = theory.balanced_minimiser(problem, 3)
+    minimum = theory.balanced_minimizer(problem, 3)
     somewhere = jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=jr.key(1))
     return {
         "somewhere": somewhere,
         "near a saddle": jax.tree.map(lambda w: 0.2 * w, somewhere),
         "balanced minimum": minimum,
-        "flattest minimum": theory.flattest_minimiser(problem, 3),
+        "flattest minimum": theory.flattest_minimizer(problem, 3),
         "origin": jax.tree.map(jnp.zeros_like, minimum),
         "far away": jax.tree.map(lambda w: 10 * w, somewhere),
     }
@@ -253,7 +253,7 @@ def test_small_matrix_is_the_hessian_at_a_minimum(outputs, readout):
     target = problem.target if fixed is None else jnp.linalg.pinv(fixed) @ problem.target
     network = jf.init.balanced(target, 3, width=4)
     assert network.widths == (3, 4, 4, last)
-    exact = jf.gauss_newton_spectrum(problem, network)
+    exact = jf.linear_gauss_newton_spectrum(problem, network)
     wanted = dense(problem, network)
     assert exact.shape == (3 * outputs,)
     np.testing.assert_allclose(exact, wanted[: exact.size], rtol=1e-9)
@@ -315,13 +315,13 @@ def metric(network):
 
 
 def preconditioned(loss, network, preconditioner):
-    """Dense, as the generalised eigenvalue problem."""
+    """Dense, as the generalized eigenvalue problem."""
     size = jnp.concatenate([p.ravel() for p in preconditioner.weights])
     matrix = jf.hessian(loss, network).as_matrix()
     return jnp.linalg.eigvalsh(matrix / jnp.sqrt(size[:, None] * size[None, :]))[::-1]
 
 
-def test_preconditioned_eigenvalues_are_those_of_the_generalised_problem(problem, network):
+def test_preconditioned_eigenvalues_are_those_of_the_generalized_problem(problem, network):
     linalg = pytest.importorskip("scipy.linalg")
     p = metric(network)
     size = jnp.concatenate([leaf.ravel() for leaf in p.weights])

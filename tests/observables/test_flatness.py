@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_not_flat(wrong):
     assert np.all(np.isnan(jf.local_energy(loss, broken, radius=np.array([0.1, 0.5]))))
     found = jf.local_entropy(loss, broken, distance=0.2, walkers=8, stages=2, sweeps=1)
     assert not bool(found.reliable)
-    assert not bool(jf.solved(loss, broken))
+    assert not bool(jf.zero_training_error(loss, broken))
 
 
 @pytest.mark.exhaustive  # Another integral, of more weights than the arc below.

@@ -10,15 +10,15 @@ from jaxflow.theory import marion_chizat_2024 as theory
 
 
 def test_excess_and_gradient_vanish_at_a_minimum(problem):
-    network = theory.flattest_minimiser(problem, 3)
-    assert jf.excess(problem, network) < 1e-28
+    network = theory.flattest_minimizer(problem, 3)
+    assert jf.excess_loss(problem, network) < 1e-28
     assert jf.gradient_norm(problem, network) < 1e-13
     assert jf.distance(problem, network) < 1e-14
 
 
 def test_value_is_floor_and_excess(problem, network):
-    whole = problem.floor + jf.excess(problem, network)
-    np.testing.assert_allclose(jf.value(problem, network), whole, rtol=1e-14)
+    whole = problem.floor + jf.excess_loss(problem, network)
+    np.testing.assert_allclose(jf.loss_value(problem, network), whole, rtol=1e-14)
 
 
 def test_gradient_norm_agrees_with_the_closed_form(problem, network):

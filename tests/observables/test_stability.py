@@ -1,4 +1,4 @@
-"""Stability thresholds: against the optimisers themselves, on both sides."""
+"""Stability thresholds: against the optimizers themselves, on both sides."""
 
 import itertools as it
 
@@ -30,16 +30,16 @@ SGD = [
 ]
 
 
-def growth(optimiser, start, steps=4000):
-    """How much farther from the minimum an optimiser ends than it starts."""
+def growth(optimizer, start, steps=4000):
+    """How much farther from the minimum an optimizer ends than it starts."""
 
     def step(carry, _):
         network, state = carry
         gradient = jax.grad(PROBLEM)(network)
-        update, state = optimiser.update(gradient, state, network)
+        update, state = optimizer.update(gradient, state, network)
         return (optax.apply_updates(network, update), state), None
 
-    (end, _), _ = jax.lax.scan(step, (start, optimiser.init(start)), length=steps)
+    (end, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
     return jnp.linalg.norm(end.weights[0]) / jnp.linalg.norm(start.weights[0])
 
 
@@ -48,8 +48,8 @@ def test_descent_diverges_just_above_the_threshold_and_not_below(options, build)
     sharpness = jf.sharpness(PROBLEM, START)
     critical = jf.stability_threshold(1.0, **options) / sharpness
     for factor, diverges in ((0.99, False), (1.01, True)):
-        optimiser = build(factor * critical)
-        assert (growth(optimiser, START) > 1e3) == diverges
+        optimizer = build(factor * critical)
+        assert (growth(optimizer, START) > 1e3) == diverges
         below = jf.stability_threshold(factor * critical, **options) < sharpness
         assert below == diverges
 
@@ -72,8 +72,8 @@ MOMENTS = jf.DeepLinear((jnp.array([[0.04, 0.5, 9.0]]),))
 has_moments = lambda part: hasattr(part, "nu")
 
 
-def frozen(optimiser):
-    """The same optimiser, late, with second moments that stay as they are."""
+def frozen(optimizer):
+    """The same optimizer, late, with second moments that stay as they are."""
 
     def hold(part):
         if not has_moments(part):
@@ -84,14 +84,14 @@ def frozen(optimiser):
     held = lambda state: jax.tree.map(hold, state, is_leaf=has_moments)
 
     def update(updates, state, params=None):
-        updates, state = optimiser.update(updates, state, params)
+        updates, state = optimizer.update(updates, state, params)
         return updates, held(state)
 
-    return optax.GradientTransformation(lambda n: held(optimiser.init(n)), update)
+    return optax.GradientTransformation(lambda n: held(optimizer.init(n)), update)
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_adaptive_optimisers_diverge_just_above_their_threshold(name):
+def test_adaptive_optimizers_diverge_just_above_their_threshold(name):
     options, build, given = ADAPTIVE[name]
     # So little gradient that it leaves the moments alone.
     start = jax.tree.map(lambda w: 1e-6 * w, START)
@@ -101,12 +101,12 @@ def test_adaptive_optimisers_diverge_just_above_their_threshold(name):
     np.testing.assert_allclose(sharpness, wanted, rtol=1e-12)
     critical = jf.stability_threshold(1.0, **options) / sharpness
     for factor, diverges in ((0.99, False), (1.01, True)):
-        optimiser = frozen(build(factor * critical))
-        assert (growth(optimiser, start, steps=1500) > 10) == diverges
+        optimizer = frozen(build(factor * critical))
+        assert (growth(optimizer, start, steps=1500) > 10) == diverges
 
 
 def test_the_preconditioner_is_what_the_update_divides_by():
-    """After real steps, of every optimiser that is known."""
+    """After real steps, of every optimizer that is known."""
     cases = [
         (optax.adam(0.1), {}),
         (optax.adam(0.1, b1=0.5, b2=0.9, eps=0.1, eps_root=0.2),
@@ -117,11 +117,11 @@ def test_the_preconditioner_is_what_the_update_divides_by():
         (optax.chain(optax.clip(99.0), optax.adagrad(0.1, eps=0.5)), {"eps": 0.5}),
     ]  # fmt: skip
     # Of small gradients it is that of rounding, whose default is Optax's.
-    for (optimiser, options), size in it.product(cases, (1.0, 1e-6)):
-        state = optimiser.init(START)
+    for (optimizer, options), size in it.product(cases, (1.0, 1e-6)):
+        state = optimizer.init(START)
         for scale in (size, 0.7 * size, 1.3 * size):
             gradient = jax.tree.map(lambda g, s=scale: s * g, jax.grad(PROBLEM)(START))
-            update, state = optimiser.update(gradient, state, START)
+            update, state = optimizer.update(gradient, state, START)
         metric = jf.preconditioner(state, **options)
         # What an update divides by: momentum, if there is any, is in the state.
         first = next((p.mu for p in state if hasattr(p, "mu")), gradient)
@@ -130,16 +130,16 @@ def test_the_preconditioner_is_what_the_update_divides_by():
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "fact"),
+    ("optimizer", "fact"),
     [
         (optax.sgd(0.1), "holds 0 among"),
         (optax.amsgrad(0.1), "ScaleByAmsgradState"),
         (optax.chain(optax.adam(0.1), optax.rmsprop(0.1)), "holds 2 among"),
     ],
 )
-def test_other_optimisers_are_refused(optimiser, fact):
+def test_other_optimizers_are_refused(optimizer, fact):
     with pytest.raises(ValueError, match=fact):
-        jf.preconditioner(optimiser.init(START))
+        jf.preconditioner(optimizer.init(START))
 
 
 @pytest.mark.parametrize(

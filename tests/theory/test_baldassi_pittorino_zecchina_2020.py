@@ -168,16 +168,16 @@ def test_spherical_entropies_around_references(replica_reference, name):
     assert np.all(found.residual < theory.TOLERANCE)
     # At the largest strength the reference has too few points for fields that stop.
     coarse = strength == 50
-    close(found.normalised, rows[:, 1], 5e-4 if coarse else 3e-5)
+    close(found.normalized, rows[:, 1], 5e-4 if coarse else 3e-5)
     usual = (rows[:, 0] > 1e-3) & (not coarse)
-    close(found.normalised[usual], rows[usual, 1], 4e-6)
+    close(found.normalized[usual], rows[usual, 1], 4e-6)
     close(found.overlap[usual], rows[usual, 2], 4e-6)
     close(found.cross[usual], rows[usual, 3], 2e-5)
     close(
-        found.entropy - found.normalised, np.log1p(-((1 - 2 * rows[:, 0]) ** 2)) / 2, 1e-12
+        found.entropy - found.normalized, np.log1p(-((1 - 2 * rows[:, 0]) ** 2)) / 2, 1e-12
     )
     if strength is not None:
-        stiffness = theory.cross_entropy_minimiser(kernel, 1.0, strength).log_stiffness
+        stiffness = theory.cross_entropy_minimizer(kernel, 1.0, strength).log_stiffness
         np.testing.assert_allclose(
             np.exp(stiffness), table["chi"], rtol=1e-2 if coarse else 3e-5
         )
@@ -229,19 +229,19 @@ def test_without_patterns_only_the_volume_is_left():
     for strength in (None, 2.0):
         found = theory.franz_parisi(PERCEPTRON, 1e-3, distances, strength=strength)
         close(found.entropy, np.log(1 - (1 - 2 * distances) ** 2) / 2, 1e-3)
-        assert np.all(found.normalised <= 1e-12)
+        assert np.all(found.normalized <= 1e-12)
     replicas = theory.replica_entropy(PERCEPTRON, 1e-3, distances, 5)
-    close(replicas.normalised, 0, 1e-3)
+    close(replicas.normalized, 0, 1e-3)
     q1, whole = 1 - 2 * distances, 2 * distances + 5 * (1 - 2 * distances)
     free = (np.log(1 - q1) + np.log(whole / (1 - q1)) / 5) / 2
-    close(replicas.entropy - replicas.normalised, free, 1e-13)
+    close(replicas.entropy - replicas.normalized, free, 1e-13)
 
 
 def test_where_there_is_nothing_there_is_nan():
     beyond = theory.franz_parisi(PERCEPTRON, 2.1, np.array([[0.1], [0.01]]))
     assert beyond.entropy.shape == (2, 1)
     assert not np.any(beyond.converged)
-    assert np.all(np.isnan(beyond.normalised) & np.isnan(beyond.overlap))
+    assert np.all(np.isnan(beyond.normalized) & np.isnan(beyond.overlap))
     replicas = theory.replica_entropy(PERCEPTRON, 2.1, np.array([0.1, 0.01]), 5)
     assert not np.any(replicas.converged)
     assert np.all(np.isnan(replicas.entropy))
@@ -266,7 +266,7 @@ def test_no_reference_is_better_than_the_bound(replica_reference, name):
     for curve in others:
         assert np.all(np.array(curve)[:5, 1] < bound + 1e-6)
     for load in (0.3, 1.8):
-        around = theory.franz_parisi(KERNELS[name], load, rows[:, 0]).normalised
+        around = theory.franz_parisi(KERNELS[name], load, rows[:, 0]).normalized
         assert np.all(around < theory.widest_entropy(KERNELS[name], load, rows[:, 0]))
 
 
@@ -279,7 +279,7 @@ def test_spherical_replicas(replica_reference, name):
     kernel, replicas = name.split("_")
     found = theory.replica_entropy(KERNELS[kernel], 1.0, rows[:, 0], int(replicas))
     assert np.all(found.converged)
-    close(found.normalised, rows[:, 1], 6e-7)
+    close(found.normalized, rows[:, 1], 6e-7)
     close(found.overlap, rows[:, 2], 4e-6)
 
 
@@ -291,7 +291,7 @@ def test_close_replicas_are_resolved():
     dense = [-0.04274206, -0.04039572, -0.03915740]
     found = theory.replica_entropy(KERNELS["relu"], 1.0, np.array([5e-4, 1e-4, 1e-5]), 20)
     assert np.all(found.converged)
-    close(found.normalised, dense, 1e-8)
+    close(found.normalized, dense, 1e-8)
 
 
 def test_what_more_nodes_change_has_not_converged(monkeypatch):
@@ -322,7 +322,7 @@ def test_binary_replicas(replica_reference, load):
     found = theory.replica_entropy(PERCEPTRON, float(load), rows[:, 0], 2, weights="binary")
     assert np.all(found.converged)
     close(found.entropy, rows[:, 1], 6e-7)
-    close(found.entropy - found.normalised, rows[:, 2], 6e-7)
+    close(found.entropy - found.normalized, rows[:, 2], 6e-7)
     close(found.overlap, rows[:, 3], 6e-7)
 
 
@@ -338,7 +338,7 @@ def test_many_binary_replicas(replica_reference):
         assert np.all(found.converged)
         close(found.entropy, rows[:, 1], tolerance)
         if replicas == 20:
-            close(found.entropy - found.normalised, rows[:, 2], 6e-7)
+            close(found.entropy - found.normalized, rows[:, 2], 6e-7)
             close(found.overlap, rows[:, 3], 1e-3)
             near = rows[:, 0] < 0.085
             close(found.entropy[near], rows[near, 1], 1e-6)
@@ -377,11 +377,11 @@ def test_many_binary_replicas_are_stationary():
 
 
 @pytest.mark.exhaustive
-def test_binary_minimisers_freeze(replica_reference):
+def test_binary_minimizers_freeze(replica_reference):
     table = replica_reference["binary_perceptron_ce_zero_entropy"]
     names = list(table)
     given = jnp.array([[float(x) for x in name.split("_")] for name in names])
-    solve = lambda strength, load: theory.cross_entropy_minimiser(
+    solve = lambda strength, load: theory.cross_entropy_minimizer(
         PERCEPTRON, load, strength, weights="binary"
     )
     found = jax.vmap(solve)(*given.T)
@@ -407,7 +407,7 @@ LONG = [
 
 
 @pytest.mark.parametrize("name", [*LONG, "g2.0_a0.6", "g5.0_a0.6"])
-def test_binary_entropies_around_minimisers(replica_reference, name):
+def test_binary_entropies_around_minimizers(replica_reference, name):
     check_binary(replica_reference["binary_perceptron_fp"][name], name)
 
 
@@ -431,7 +431,7 @@ def check_binary(table, name):
     )
     assert np.all(found.converged)
     close(found.entropy, rows[:, 1], 4e-5 if strength == 5 else 3e-6)
-    close(found.entropy - found.normalised, rows[:, 2], 6e-7)
+    close(found.entropy - found.normalized, rows[:, 2], 6e-7)
 
 
 def test_local_energies(replica_reference):
@@ -444,7 +444,7 @@ def test_local_energies(replica_reference):
         close(found, table["sim_n500_3seeds"][str(strength)], 3e-3)
 
 
-def test_minimisers_are_those_of_descent():
+def test_minimizers_are_those_of_descent():
     """Twelve of them, of 300 weights, by L-BFGS on the sphere."""
     size, strength, radii = 300, 1.0, np.array([0.2, 0.5])
     rng = np.random.default_rng(1)
@@ -464,7 +464,7 @@ def test_minimisers_are_those_of_descent():
         errors.append(np.mean(fields < 0))
         energies.append(found.fun)
         local.append(np.mean(ndtr(-fields[None] / radii[:, None]), axis=1))
-    predicted = theory.cross_entropy_minimiser(PERCEPTRON, 1.0, strength)
+    predicted = theory.cross_entropy_minimizer(PERCEPTRON, 1.0, strength)
     shake = theory.local_energy(PERCEPTRON, 1.0, strength, radii)
     for samples, value in ((errors, predicted.error), (energies, predicted.energy)):
         close(np.mean(samples), value, 4 * np.std(samples) / np.sqrt(11))
@@ -472,12 +472,12 @@ def test_minimisers_are_those_of_descent():
     assert np.all(np.abs(np.mean(local, axis=0) - shake) < spread)
 
 
-def test_little_noise_leaves_the_error_of_the_minimiser():
+def test_little_noise_leaves_the_error_of_the_minimizer():
     """Where the error is a step of the field, narrower than nodes are apart."""
     for kernel in (PERCEPTRON, RELU):
         for strength in (1.0, 30.0):
             found = theory.local_energy(kernel, 3.0, strength, 1e-7)
-            error = theory.cross_entropy_minimiser(kernel, 3.0, strength).error
+            error = theory.cross_entropy_minimizer(kernel, 3.0, strength).error
             close(found, error, 2e-7)
 
 
@@ -540,7 +540,7 @@ def test_what_nodes_do_not_resolve_is_nan(monkeypatch):
 def test_noise_takes_units_from_their_error_to_chance():
     radii = np.array([1e-4, 0.3, 1.0, 1e4])
     found = theory.local_energy(RELU, 1.0, 1.0, radii)
-    close(found[0], theory.cross_entropy_minimiser(RELU, 1.0, 1.0).error, 1e-4)
+    close(found[0], theory.cross_entropy_minimizer(RELU, 1.0, 1.0).error, 1e-4)
     close(found[-1], 0.5, 1e-3)
     assert np.all(np.diff(found) > 0)
 
@@ -574,8 +574,8 @@ def test_bad_input_is_refused_before_anything_is_compiled():
         ),
         (theory.franz_parisi, (PERCEPTRON, 1.0, 0.1), {"strength": 0.0}, "strength"),
         (theory.franz_parisi, (SIGN, 1.0, 0.1), {"strength": 1.0}, "finite `slope`"),
-        (theory.cross_entropy_minimiser, (SIGN, 1.0, 1.0), {}, "finite `slope`"),
-        (theory.cross_entropy_minimiser, (RELU, 1.0, -1.0), {}, "strength"),
+        (theory.cross_entropy_minimizer, (SIGN, 1.0, 1.0), {}, "finite `slope`"),
+        (theory.cross_entropy_minimizer, (RELU, 1.0, -1.0), {}, "strength"),
         (theory.local_energy, (RELU, 1.0, 1.0, 0.0), {}, "radius"),
         (theory.local_energy, (SIGN, 1.0, 1.0, 0.1), {}, "finite `slope`"),
         (theory.replica_entropy, (RELU, 1.0, 0.1, 0), {}, "must be positive"),

@@ -130,9 +130,9 @@ def test_two_layers_agree_with_the_reference(exact_reference, name):
     np.testing.assert_allclose(found.product, values, atol=3e-14)
 
 
-def test_symmetric_factorisation_agrees_with_the_reference(exact_reference):
+def test_symmetric_factorization_agrees_with_the_reference(exact_reference):
     inputs, times, values = read(exact_reference["symmetric_mf"])
-    found = exact.symmetric_factorisation(inputs["A"], inputs["U0"], times)
+    found = exact.symmetric_factorization(inputs["A"], inputs["U0"], times)
     np.testing.assert_allclose(found, values, atol=1e-14)
 
 
@@ -507,7 +507,7 @@ def test_symmetric_factors_obey_their_equation_for_any_signs():
     target = target + target.T
     times = jnp.array([0.0, 0.1, 1.0, 2000.0])
     factor = 1e-3 * jr.normal(jr.key(1), (5, 2))
-    solve = lambda t: exact.symmetric_factorisation(target, factor, t)
+    solve = lambda t: exact.symmetric_factorization(target, factor, t)
     found, slope = jax.jvp(solve, (times,), (jnp.ones_like(times),))
     pull = 4 * (target[None] - found) @ found
     np.testing.assert_allclose(found[0], factor @ factor.T, atol=1e-15)

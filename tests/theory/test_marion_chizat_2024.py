@@ -71,28 +71,28 @@ def test_bounds_hold_for_published_and_underdetermined_data(reference, kind):
 
 
 @pytest.mark.parametrize("number", CASES)
-def test_explicit_minimisers_have_the_predicted_sharpness(reference, number):
+def test_explicit_minimizers_have_the_predicted_sharpness(reference, number):
     case = reference["minimizer_cases"][number]
     problem, depth = problem_of(case), case["L"]
-    for minimiser, predicted in (
-        (theory.flattest_minimiser, case["S_min"]),
-        (theory.balanced_minimiser, case["S_balanced_rank_one"]),
+    for minimizer, predicted in (
+        (theory.flattest_minimizer, case["S_min"]),
+        (theory.balanced_minimizer, case["S_balanced_rank_one"]),
     ):
-        network = minimiser(problem, depth)
+        network = minimizer(problem, depth)
         assert problem.excess(network) < 1e-25
         np.testing.assert_allclose(jf.sharpness(problem, network), predicted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("number", CASES)
-def test_sharpness_of_minimisers_agrees_with_the_independent_implementation(
+def test_sharpness_of_minimizers_agrees_with_the_independent_implementation(
     reference, number
 ):
     case = reference["minimizer_cases"][number]
     problem = problem_of(case)
-    for minimiser in case["random_minimizers"]:
-        network = network_of(minimiser["Ws"])
-        exact = jf.gauss_newton_spectrum(problem, network)[0]
-        np.testing.assert_allclose(exact, minimiser["sharpness"], rtol=1e-10)
+    for minimizer in case["random_minimizers"]:
+        network = network_of(minimizer["Ws"])
+        exact = jf.linear_gauss_newton_spectrum(problem, network)[0]
+        np.testing.assert_allclose(exact, minimizer["sharpness"], rtol=1e-10)
         np.testing.assert_allclose(jf.sharpness(problem, network), exact, rtol=1e-10)
 
 
@@ -109,8 +109,8 @@ SHAPES = [
 ]
 
 
-def random_minimisers(widths, samples, count, key):
-    """Random problems, and factorisations of their solutions in random bases."""
+def random_minimizers(widths, samples, count, key):
+    """Random problems, and factorizations of their solutions in random bases."""
     depth, outputs = len(widths) - 1, widths[-1]
 
     def fit(matrix, rows, columns):
@@ -142,28 +142,32 @@ def random_minimisers(widths, samples, count, key):
 
 
 @pytest.mark.parametrize(("widths", "samples", "outputs"), SHAPES)
-def test_the_small_matrix_has_the_sharpness_of_random_minimisers(widths, samples, outputs):
-    problems, networks = random_minimisers(widths, samples, 125, jr.key(len(widths)))
-    both = lambda p, n: (p.excess(n), jf.sharpness(p, n), jf.gauss_newton_spectrum(p, n)[0])
+def test_the_small_matrix_has_the_sharpness_of_random_minimizers(widths, samples, outputs):
+    problems, networks = random_minimizers(widths, samples, 125, jr.key(len(widths)))
+    both = lambda p, n: (
+        p.excess(n),
+        jf.sharpness(p, n),
+        jf.linear_gauss_newton_spectrum(p, n)[0],
+    )
     excess, measured, exact = jax.jit(jax.vmap(both))(problems, networks)
     assert jnp.max(excess) < 1e-18
     np.testing.assert_allclose(measured, exact, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("widths", "samples", "outputs"), SHAPES[:-1])
-def test_bounds_hold_for_random_problems_and_minimisers(widths, samples, outputs):
+def test_bounds_hold_for_random_problems_and_minimizers(widths, samples, outputs):
     depth = len(widths) - 1
-    problems, networks = random_minimisers(widths, samples, 143, jr.key(depth))
+    problems, networks = random_minimizers(widths, samples, 143, jr.key(depth))
 
     def measure(problem, network):
-        flattest = theory.flattest_minimiser(problem, depth, width=widths[1])
+        flattest = theory.flattest_minimizer(problem, depth, width=widths[1])
         return {
             "lower": theory.sharpness_lower_bound(problem, depth),
             "least": theory.flattest_sharpness(problem, depth),
             "balanced": theory.balanced_sharpness(problem, depth),
             "upper": theory.sharpness_upper_bound(problem, depth),
-            "measured": jf.gauss_newton_spectrum(problem, network)[0],
-            "attained": jf.gauss_newton_spectrum(problem, flattest)[0],
+            "measured": jf.linear_gauss_newton_spectrum(problem, network)[0],
+            "attained": jf.linear_gauss_newton_spectrum(problem, flattest)[0],
             "excess": problem.excess(flattest),
         }
 
@@ -200,19 +204,19 @@ def test_any_norm_of_target_and_readout():
         for bound in (*list(BOUNDS.values())[:5],):
             ratio = bound(grown, depth) / bound(base, depth)
             np.testing.assert_allclose(ratio, factor, rtol=1e-10)
-        minimiser = theory.flattest_minimiser(grown, depth)
-        assert grown.excess(minimiser) < 1e-25
+        minimizer = theory.flattest_minimizer(grown, depth)
+        assert grown.excess(minimizer) < 1e-25
         np.testing.assert_allclose(
-            jf.sharpness(grown, minimiser),
+            jf.sharpness(grown, minimizer),
             theory.flattest_sharpness(grown, depth),
             rtol=1e-9,
         )
 
 
-def test_a_target_of_zero_has_a_perfectly_flat_minimiser():
+def test_a_target_of_zero_has_a_perfectly_flat_minimizer():
     problem = jf.regression(jr.normal(jr.key(0), (10, 3)), jnp.zeros(10))
     assert theory.flattest_sharpness(problem, 3) == 0
-    network = theory.flattest_minimiser(problem, 3)
+    network = theory.flattest_minimizer(problem, 3)
     assert jf.sharpness(problem, network) == 0
 
 
@@ -231,7 +235,7 @@ def test_flattest_sharpness_has_the_derivative_of_the_minimum():
 def small_flow(problem):
     start = jf.init.gaussian((5, 5, 5, 1), scale=0.05, key=jr.key(3))
     times = jnp.linspace(0.0, 60.0, 31)
-    watch = {"network": jf.snapshot, "gap": jf.rank_one_gap, "alignment": jf.alignment}
+    watch = {"network": jf.weights, "gap": jf.rank_one_gap, "alignment": jf.alignment}
     return start, jf.gradient_flow(problem, start, times, observe=watch, rtol=1e-10)
 
 

@@ -41,7 +41,7 @@ def isotropic(size=1.0, signal=1.0, inputs=3, power=2.0):
 
 
 def whole(problem, variance, decay):
-    return jf.NoisyNeurons(problem, variance) + jf.WeightDecay(decay)
+    return jf.ExpectedNoisyLoss(problem, variance) + jf.WeightDecay(decay)
 
 
 def solve(problem, widths, variance, decay):
@@ -397,7 +397,7 @@ def test_all_signs_are_as_good_and_without_noise_all_rotations():
             whole(problem, variance, decay),
             solve(problem, (3, 2), jnp.full(2, variance), jnp.array(decay))[0],
         )
-        network = theory.minimiser(problem, (3, 2), signs=signs, **options)
+        network = theory.minimizer(problem, (3, 2), signs=signs, **options)
         np.testing.assert_allclose(loss(network), found.loss, rtol=1e-13)
         turn = jnp.linalg.qr(jr.normal(jr.key(0), (3, 3)))[0]
         first, second, last = network.weights
@@ -468,9 +468,9 @@ def test_samples_of_the_noise_average_to_the_minimal_loss():
     y = x @ np.array([1.0, -0.5, 0.3]) + 0.2
     problem = jf.regression(x, y)
     options = {"variance": (0.3, 0.5), "decay": 0.02}
-    network = theory.minimiser(problem, (3, 4), **options)
+    network = theory.minimizer(problem, (3, 4), **options)
     error = jf.MeanSquaredError(x, y)
-    loss = jf.SampledNeurons(error, (0.3, 0.5), jr.key(0), 2000, jf.dropout_factors)
+    loss = jf.SampledNoisyLoss(error, (0.3, 0.5), jr.key(0), 2000, jf.dropout_factors)
     values = jax.vmap(error.criterion)(loss.outputs(network))
     values += jf.WeightDecay(0.02)(network)
     exact = theory.minimum(problem, (3, 4), **options).loss
@@ -490,7 +490,7 @@ def test_derivatives_are_those_of_the_envelope_theorem():
     point = (jnp.asarray(G3), jnp.asarray(A3), decay, variance)
     slopes = jax.jit(jax.grad(least, argnums=(0, 1, 2, 3)))(*point)
     options = {"variance": variance, "decay": decay}
-    network = theory.minimiser(problem, widths, **options)
+    network = theory.minimizer(problem, widths, **options)
     kept = theory.shrinkage(problem, widths, variance=variance)
     v = network.product[0]
     norms = [jnp.sum(w**2) for w in network.weights]
@@ -617,7 +617,7 @@ def test_degenerate_data_have_solutions_with_derivatives(name):
         np.testing.assert_allclose(value, alone.loss, rtol=1e-12)
         assert all(np.all(np.isfinite(s)) for s in jax.tree.leaves(slopes))
         assert bool(alone.trivial) == (length == 0)
-    weights = theory.minimiser(problem, (2, 2), decay=0.05).weights
+    weights = theory.minimizer(problem, (2, 2), decay=0.05).weights
     np.testing.assert_allclose(
         jnp.linalg.norm(weights[0]), jnp.sqrt(alone.scale), rtol=1e-12
     )
@@ -672,7 +672,7 @@ def test_what_a_function_does_not_know_it_refuses():
         ),
         (lambda: theory.norm_bounds(problem, (), decay=0.1), "must name a hidden layer"),
         (
-            lambda: theory.minimiser(problem, (2,), decay=0.1, signs=[np.ones(3)]),
+            lambda: theory.minimizer(problem, (2,), decay=0.1, signs=[np.ones(3)]),
             r"widths \(2,\), but has shapes \[\(3,\)\]",
         ),
     ):
