@@ -1,5 +1,5 @@
 r"""Marion & Chizat (2024), "Deep linear networks for regression are implicitly regularized
-toward flat minima" (NeurIPS 2024, arXiv 2405.13456).
+towards flat minima" (NeurIPS 2024, arXiv 2405.13456).
 
 Setting: one output, depth $L \ge 1$, and the paper's loss, which is `Regression`:
 $\frac1n \|y - X w\|^2$ with no factor one half. The end-to-end vector is
