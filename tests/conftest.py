@@ -67,6 +67,7 @@ def forget():
     """Compiled programs, of which a process can hold only so many."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -604,7 +604,7 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     "baldassi_pittorino_zecchina_2020.SmoothUnits": {
         "activation": FUNCTION,
-        "order": whole(20),
+        "order": whole(100),
     },
     "baldassi_pittorino_zecchina_2020.gardner": {
         **ENTROPY,
