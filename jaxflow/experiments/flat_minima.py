@@ -205,15 +205,14 @@ class _Plan:
 
     def jobs(self, name, problem, draw, scales) -> "dict[str, Callable[[], xr.Dataset]]":
         """Flow and descent over the grid."""
-        watch = (
-            "excess",
-            "distance",
-            "sharpness",
-            "alignment",
-            "rank_one_gap",
-            "imbalance",
-        )
-        observe = {name: getattr(jf, name) for name in watch}
+        observe = {
+            "excess": jf.excess_loss,
+            "distance": jf.distance,
+            "sharpness": jf.sharpness,
+            "alignment": jf.alignment,
+            "rank_one_gap": jf.rank_one_gap,
+            "imbalance": jf.imbalance,
+        }
         if problem.readout is None:
             observe["rank_one_bound"] = jf.theory.marion_chizat_2024.rank_one_bound
 

@@ -366,8 +366,9 @@ def _problem(readout: bool = False) -> "jf.Regression":
     return jf.regression(data.x, data.y, readout=paper_readout() if readout else None)
 
 
-def _observables(*more: str) -> dict[str, Any]:
-    return {name: getattr(jf, name) for name in ("excess", "distance", "sharpness", *more)}
+def _observables(**more: Any) -> dict[str, Any]:
+    watch = {"excess": jf.excess_loss, "distance": jf.distance, "sharpness": jf.sharpness}
+    return watch | more
 
 
 def _ends(loss, network):
@@ -396,7 +397,7 @@ def _descents(
 
     budgets = {step_size: plan.steps(steps) for step_size, steps in budgets.items()}
     counts = sorted({*budgets.values()})
-    observe = _observables("alignment") | (also or {})
+    observe = _observables(alignment=jf.alignment) | (also or {})
 
     def descent(key, step_size, scale):
         options = {"step_size": step_size, "every": counts, "observe": observe}
@@ -422,7 +423,7 @@ def _limit(
     also: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
     """The same starts followed by the flow until it arrives, as step size 0."""
-    observe = _observables("alignment") | (also or {})
+    observe = _observables(alignment=jf.alignment) | (also or {})
     # The default solver would find that it needs this one, and compile both.
     stiff = jf.ExponentialRosenbrock(tolerance=1e-12)
 

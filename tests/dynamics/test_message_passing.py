@@ -368,7 +368,7 @@ def test_patterns_of_other_lengths_are_refused():
 
 def test_records_between_iterations_are_refused():
     loss, network = drawn(jr.key(0), 3, 4, 5)
-    with pytest.raises(ValueError, match=r"`message_passing\(every=.* must divide"):
+    with pytest.raises(ValueError, match=r"`focusing_bp\(every=.* must divide"):
         jf.focusing_bp(loss, network, SCOPING, every=7)
 
 
