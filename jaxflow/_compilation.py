@@ -1,8 +1,8 @@
 """How the library's own programs are compiled, where they are no part of others.
 
 Much of a first call goes into optimizations of XLA that programs of this kind do not gain
-from: with the options here a CPU compiles in about half of the time (`docs/speed.md`). What
-is called in `jax.jit`, `jax.grad` or `jax.vmap` is compiled as all around it.
+from: with the options here a CPU compiles in some .6 of the time (`docs/speed.md`). What is
+called in `jax.jit`, `jax.grad` or `jax.vmap` is compiled as all around it.
 """
 
 import functools as ft
@@ -54,11 +54,11 @@ def options() -> dict[str, Any]:
     if none or os.environ.get(SWITCH) or not on_cpu():
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in _known() if name not in flags}
+    return {name: value for name, value in _available() if name not in flags}
 
 
 @ft.cache
-def _known() -> tuple[tuple[str, Any], ...]:
+def _available() -> tuple[tuple[str, Any], ...]:
     """What this version of XLA knows of them."""
 
     def has(name):
@@ -76,7 +76,7 @@ def _known() -> tuple[tuple[str, Any], ...]:
 def traced(arguments: Any) -> bool:
     """Whether a call is part of another program, by its arguments or by where it is."""
     given = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
-    return given or isinstance(jnp.zeros(()), Tracer)
+    return given or _staged()
 
 
 def known(arguments: Any) -> bool:
@@ -87,4 +87,9 @@ def known(arguments: Any) -> bool:
                 concrete_or_error(None, leaf)
     except jax.errors.ConcretizationTypeError:
         return False
-    return not isinstance(jnp.zeros(()), Tracer)
+    return not _staged()
+
+
+def _staged() -> bool:
+    """Whether even constants are values of a program that is being traced."""
+    return isinstance(jnp.zeros(()), Tracer)

@@ -43,7 +43,7 @@ def test_numbers_are_the_same(problem, network, monkeypatch, name):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_sweeps_have_them_too(problem, network, monkeypatch):
+def test_sweeps_have_them_too(problem, monkeypatch):
     def run(key):
         start = jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=key)
         return {"sharpness": jf.sharpness(problem, start)}
@@ -75,12 +75,12 @@ def test_what_xla_does_not_know_is_left_out(monkeypatch):
     """Of an option with another name in some version nobody shall hear."""
     given = {"xla_no_such_option": True, "xla_backend_optimization_level": 1}
     monkeypatch.setattr(_compilation, "_OPTIONS", given)
-    _compilation._known.cache_clear()
+    _compilation._available.cache_clear()
     try:
         assert options() == {"xla_backend_optimization_level": 1}
         assert program(lambda x: x + 1)(jnp.ones(())) == 2
     finally:
-        _compilation._known.cache_clear()
+        _compilation._available.cache_clear()
 
 
 def test_what_users_chose_stays(monkeypatch):

@@ -285,9 +285,9 @@ class _Leg(eqx.Module):
 
 
 @eqx.filter_jit
-def _as_part(*task):
+def _as_part(loss, network, times, tolerance, options, observe, throw):
     """`_follow` as a part of another program."""
-    options = task[4]
+    task = loss, network, times, tolerance, options, observe, throw
     if options.back or not on_cpu():
         return _follow(*task)
     forward = isinstance(options.adjoint, dfx.ForwardMode)

@@ -325,7 +325,7 @@ def cross_entropy_minimizer(
 
 @program
 def _minimizer(kernel, load, strength, weights):
-    loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+    loss = _cost(kernel, strength)
     if weights == "binary":
         return _frozen(kernel, load, loss)
     log_chi = costs.log_stiffness(loss, load, kernel.slope)
@@ -337,8 +337,12 @@ def _minimizer(kernel, load, strength, weights):
     coarse, fine = energy(1), energy(2)
     error = ndtr(-jnp.exp(log_chi) * loss.scale / 2)
     found = Minimizer(error, fine, jnp.ones_like(error), log_chi, jnp.nan * error)
-    there = jnp.isfinite(log_chi) & saddles.resolved(coarse, fine)
-    return saddles.only(there, found)
+    return saddles.only(saddles.resolved(coarse, fine), found)
+
+
+def _cost(kernel, strength):
+    """The cross-entropy of a device's output, as a function of its field."""
+    return costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
 
 
 def _frozen(kernel, load, loss):
@@ -415,7 +419,7 @@ def local_energy(
 
 @program
 def _local_energy(kernel, load, strength, radii):
-    loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+    loss = _cost(kernel, strength)
     log_chi = costs.log_stiffness(loss, load, kernel.slope)
     # Fields change sign where they are pulled from minus this, the faster the less noise.
     edge = jnp.exp(log_chi) * loss.scale / 2
@@ -431,8 +435,7 @@ def _local_energy(kernel, load, strength, radii):
 
     def solve(radius):
         coarse, fine = error(radius, 1), error(radius, 2)
-        there = jnp.isfinite(log_chi) & saddles.resolved(coarse, fine)
-        return saddles.only(there, fine)
+        return saddles.only(saddles.resolved(coarse, fine), fine)
 
     return jax.vmap(solve)(radii)
 
@@ -447,8 +450,11 @@ class LocalEntropy(NamedTuple):
         overlap: $p$ of two of them.
         cross: $t$ of one of them and another reference, for the same patterns; for
             spherical minimizers the limit of $(S - t) / (1 - q)$.
-        residual: By how much these are not stationary, infinite where none were found.
-        converged: Whether they are. Else all but the residual are `nan`.
+        residual: By how much these are not stationary, infinite where none were found; or
+            by how much twice as many nodes of the integrals would change that or the
+            entropy, whichever is more.
+        converged: Whether they are stationary to $10^{-9}$, and more nodes change less than
+            $10^{-7}$. Else all but the residual are `nan`.
     """
 
     entropy: Array
@@ -511,10 +517,10 @@ def franz_parisi(
 @program
 def _franz_parisi(kernel, load, distances, strength, weights):
     if weights == "spherical" and strength is not None:
-        log_stiffness = _minimizer(kernel, load, strength, weights).log_stiffness
+        loss = _cost(kernel, strength)
+        log_stiffness = costs.log_stiffness(loss, load, kernel.slope)
         coarse, fine = (
-            references.Ground(kernel, load, strength, log_stiffness, finer)
-            for finer in (1, 2)
+            references.Ground(kernel, load, loss, log_stiffness, finer) for finer in (1, 2)
         )
         return jax.vmap(lambda distance: _local(coarse, fine, distance))(distances)
     if strength is None:
@@ -524,24 +530,23 @@ def _franz_parisi(kernel, load, distances, strength, weights):
     else:
         frozen = _minimizer(kernel, load, strength, weights)
         q, conjugate = frozen.overlap, frozen.conjugate
-        loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+        loss = _cost(kernel, strength)
         fields = lambda finer: references.frozen_fields(
             kernel, q, loss, frozen.log_stiffness, finer
         )
     made = references.Sample if weights == "spherical" else references.BinarySample
-    coarse, fine = (
-        made(kernel, load, fields(finer), q, conjugate, finer) for finer in (1, 2)
-    )
+    coarse, fine = (made(kernel, load, fields(finer), q, conjugate) for finer in (1, 2))
     return jax.vmap(lambda distance: _local(coarse, fine, distance))(distances)
 
 
 def _local(coarse, fine, distance):
     """Solved by the nodes of one reference, checked and measured by those of another."""
-    x, residual = coarse.solve(distance)
+    x, left = coarse.solve(distance)
     entropy, free, p, t = fine.entropy(distance, x)
     error = jnp.abs(entropy - coarse.entropy(distance, x)[0])
-    residual = jnp.maximum(residual, jnp.maximum(error, fine.residual(distance, x)))
-    converged = residual < saddles.RESOLUTION
+    residual = jnp.maximum(left, jnp.maximum(error, fine.residual(distance, x)))
+    residual = jnp.where(jnp.isnan(residual), jnp.inf, residual)
+    converged = (left < TOLERANCE) & (residual < saddles.RESOLUTION)
     entropy, p, t = saddles.only(converged, (entropy, p, t))
     return LocalEntropy(entropy, entropy - free, p, t, residual, converged)
 
@@ -746,8 +751,7 @@ def _widest(kernel, load, overlaps):
 
         coarse, fine = load * cost(1), load * cost(2)
         found = q / (2 * (1 - q + stiffness / slope)) - fine
-        there = jnp.isfinite(log_stiffness) & saddles.resolved(coarse, fine)
-        return saddles.only(there, found)
+        return saddles.only(saddles.resolved(coarse, fine), found)
 
     # Beyond, there is a stationary point that stands for no solutions.
     there = load < capacity(kernel)

@@ -66,7 +66,9 @@ def log_stiffness(
 def pull(loss, field, log_stiffness):
     r"""The $e > 0$ at which $e = -\chi f'(z + e)$, where the field is pulled from $z$."""
     short = lambda e: jnp.log(e) - log_stiffness - loss.log_slope(field + e)
-    return saddles.bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
+    found = saddles.bisect(short, jnp.zeros_like(field), jnp.full_like(field, 60.0))
+    # To which a bisection would say the end of its bracket.
+    return saddles.only(~jnp.isnan(log_stiffness), found)
 
 
 # Nodes of a quadrature, in each of its two panels.

@@ -95,8 +95,7 @@ class Ground(AbstractReference):
     load: Scalar
     fields: Fields
 
-    def __init__(self, kernel, load, strength, log_stiffness, finer):
-        loss = costs.CrossEntropy(strength, jnp.asarray(kernel.scale, float))
+    def __init__(self, kernel, load, loss, log_stiffness, finer):
         z, weight = saddles.normal(finer * 800 + 1)
         pull = costs.pull(loss, z, log_stiffness)
         self.kernel, self.load = kernel, load
@@ -129,7 +128,6 @@ class AbstractSample(AbstractReference):
     fields: Fields
     q: Scalar
     conjugate: Scalar
-    finer: int = eqx.field(static=True)
 
     def orders(self, S, x):
         """All overlaps that there can be, of coordinates in (-1, 1) and (0, 1)."""
@@ -188,7 +186,7 @@ class BinarySample(AbstractSample):
 
         Its conjugates are what they are for these overlaps.
         """
-        count = self.finer * 120 + 1
+        count = self.fields.finer * 120 + 1
         root = jnp.sqrt(self.conjugate)
         spread = jnp.sqrt(jnp.maximum(conjugate - cross**2 / self.conjugate, 1e-16))
         z0, weight0 = saddles.around(jnp.zeros_like(root), root, count)

@@ -532,6 +532,11 @@ def test_what_nodes_do_not_resolve_is_nan(monkeypatch):
     jax.clear_caches()
     np.testing.assert_array_equal(closer.converged, [False, True])
     assert np.isnan(closer.entropy[0])
+    # Nor are fields of a minimizer whose stiffness is not known.
+    assert np.isnan(theory.cross_entropy_minimizer(PERCEPTRON, 5.0, 1e3).log_stiffness)
+    around = theory.franz_parisi(PERCEPTRON, 5.0, np.array([0.1]), strength=1e3)
+    assert np.isnan(around.entropy) & ~around.converged & np.isinf(around.residual)
+    assert np.isnan(theory.local_energy(PERCEPTRON, 5.0, 1e3, 0.1))
     # Replicas would be further from one another than typical solutions are.
     found = theory.widest_entropy(PERCEPTRON, 0.8, np.array([0.1, 0.3]))
     np.testing.assert_array_equal(np.isnan(found), [False, True])
