@@ -80,7 +80,7 @@ def host(problem, networks, steps):
 
 
 def rows(options):
-    problem = jf.regression(*data(5, 50))
+    problem = jf.Regression.from_data(*data(5, 50))
     networks = jax.vmap(start)(jr.split(jr.key(1), options.seeds))
     few = jax.tree.map(lambda w: w[: options.few], networks)
     case = f"{options.seeds} seeds, {options.steps} steps"

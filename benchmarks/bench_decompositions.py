@@ -13,11 +13,15 @@ from common import TINY, data, measure, report, start
 import jaxflow as jf
 from jaxflow._linalg import decompositions
 
-OBSERVABLES = jf.alignment, jf.linear_gauss_newton_spectrum, jf.singular_values
+OBSERVABLES = (
+    jf.alignment,
+    jf.observables.linear_gauss_newton_spectrum,
+    jf.observables.singular_values,
+)
 
 
 def rows(options):
-    loss = jf.regression(*data(5, 50))
+    loss = jf.Regression.from_data(*data(5, 50))
     keys = jr.split(jr.key(0), options.batch)
     networks = jax.vmap(lambda key: start(key, TINY))(keys)
     ours = decompositions.on_cpu

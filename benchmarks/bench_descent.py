@@ -95,7 +95,7 @@ def case(name, widths, samples, count, steps):
     keys = jr.split(jr.key(0), count) if count > 1 else jr.key(0)
     found = []
     for dtype in (jnp.float64, jnp.float32):
-        moments = cast(jaxflow.regression(x, y), dtype)
+        moments = cast(jaxflow.Regression.from_data(x, y), dtype)
         raw = cast(jaxflow.MeanSquaredError(x, y), dtype)
         run = (keys, widths, dtype, steps)
         calls = {

@@ -28,8 +28,8 @@ from common import TINY, data, report
 from jax.flatten_util import ravel_pytree
 
 import jaxflow
-from jaxflow.dynamics.exponential import ExponentialRosenbrock
-from jaxflow.experiments.palette import color_of
+from jaxflow.dynamics import ExponentialRosenbrock
+from jaxflow.plotting.palette import color_of
 
 STEPS, SECONDS, ARRIVED = 100_000, 10.0, 1e-12
 counts, deadline = Counter(), 0.0
@@ -258,16 +258,16 @@ def others():
     white = lambda inputs: 50**0.5 * jnp.linalg.qr(normal(2, 50, inputs))[0]
     for condition in (1e2, 1e4, 1e6):
         x = white(5) * condition ** (-jnp.arange(5) / 8)
-        loss = jaxflow.regression(x, x @ jnp.full(5, 5**-0.5))
+        loss = jaxflow.Regression.from_data(x, x @ jnp.full(5, 5**-0.5))
         yield Problem(f"condition {condition:.0e}", loss, tiny(0.35))
-    yield Problem("3 samples", jaxflow.regression(*data(5, 3)), tiny(0.35))
-    loss = jaxflow.regression(*data(5, 50), readout=normal(3, 1, 5) / 5**0.5)
+    yield Problem("3 samples", jaxflow.Regression.from_data(*data(5, 3)), tiny(0.35))
+    loss = jaxflow.Regression.from_data(*data(5, 50), readout=normal(3, 1, 5) / 5**0.5)
     layers = jaxflow.init.residual(5, 40, scale=1.0, key=jr.key(0))
     yield Problem("40 layers", loss, layers)
     # A determinant below zero, which layers that start at the identity never reach.
     turn = jnp.linalg.qr(normal(4, 3, 3))[0]
     target = turn @ jnp.diag(jnp.array([1.5, 1.0, -0.5])) @ turn.T
-    loss = jaxflow.regression(white(3), white(3) @ target.T)
+    loss = jaxflow.Regression.from_data(white(3), white(3) @ target.T)
     yield Problem("reflection", loss, jaxflow.DeepLinear((jnp.eye(3),) * 3))
 
 
@@ -289,7 +289,7 @@ SOME = {**FEW, "ExpRosenbrock": (6,), "Kvaerno5 CG": (6,)}
 
 
 def rows(options, found):
-    plain = jaxflow.regression(*data(5, 50))
+    plain = jaxflow.Regression.from_data(*data(5, 50))
     easy, stiff = Problem("easy", plain, tiny(0.35)), Problem("stiff", plain, tiny(0.6))
     for problem in (easy, stiff):
         quick = options.quick

@@ -21,8 +21,8 @@ import jax.random as jr
 from common import report
 
 import jaxflow as jf
-from jaxflow.experiments.data import paper_data, paper_readout
-from jaxflow.experiments.marion_chizat import PARTS
+from jaxflow.papers._data import paper_data, paper_readout
+from jaxflow.papers.marion_chizat_2024.experiment import PARTS
 
 # What the published script asks for: millions of steps of each kind of network.
 MILLIONS = {
@@ -95,7 +95,7 @@ def whole(words):
 
 def rows(options):
     linear = [name for name in PARTS if name != "gelu"]
-    words = ["run", "marion-chizat", *(["--quick"] if options.quick else [])]
+    words = ["run", "marion-chizat-2024", *(["--quick"] if options.quick else [])]
     for case, more in (("linear", ["--only", *linear]), ("all", [])):
         seconds = whole([*words, *more])
         yield {"case": case, "method": "jaxflow", "run_ms": 1e3 * seconds}

@@ -18,7 +18,7 @@ from common import measure, report
 from scipy.optimize import brentq
 
 import jaxflow as jf
-from jaxflow.theory import ziyin_li_meng_2022 as theory
+from jaxflow.papers import ziyin_li_meng_2022 as theory
 
 INPUTS, WIDTH = 5, 4
 
@@ -28,7 +28,7 @@ def problem(key):
     keys = jr.split(key, 3)
     x = jr.normal(keys[0], (50, INPUTS)) * jnp.linspace(0.3, 2.0, INPUTS)
     y = x @ jr.normal(keys[1], (INPUTS, 1)) + 0.5 * jr.normal(keys[2], (50, 1))
-    return jf.regression(x, y)
+    return jf.Regression.from_data(x, y)
 
 
 def brent(hidden, given, decay, variance):

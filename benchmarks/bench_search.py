@@ -32,12 +32,12 @@ LARGE, SMALL = (9, 999, 999), (5, 205, 123)
 def problem(sizes, dtype):
     """Patterns, one of them there with both labels, and starts and keys of the runs."""
     hidden, inputs, samples = sizes
-    loss = jf.random_patterns(samples - 1, inputs, key=jr.key(0))
+    loss = jf.committee.random_patterns(samples - 1, inputs, key=jr.key(0))
     x, y = jnp.concatenate([loss.x, loss.x[:1]]), jnp.concatenate([loss.y, -loss.y[:1]])
     keys = jr.split(jr.key(1), RUNS)
     draw = lambda key: jf.init.committee(hidden, inputs, key=key)
     cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)
-    return cast(jf.Classification(x, y)), cast(jax.vmap(draw)(keys)), keys
+    return cast(jf.committee.Classification(x, y)), cast(jax.vmap(draw)(keys)), keys
 
 
 def growing(per, count):
@@ -51,23 +51,27 @@ def couplings(epochs):
 
 @eqx.filter_jit
 def with_jaxflow(algorithm, loss, networks, keys, epochs):
-    quiet = {"observe": {"errors": jf.error_rate}}
+    quiet = {"observe": {"errors": jf.committee.error_rate}}
     batch = loss.samples // 10
     per, n = loss.samples // batch, networks.weights.shape[-1]
 
     def learn(network, key):
         if algorithm == "messages":
-            focusing = jf.Focusing(REPLICAS, couplings(epochs))
+            focusing = jf.committee.Focusing(REPLICAS, couplings(epochs))
             options = {"damping": DAMPING, "every": epochs}
-            return jf.focusing_bp(loss, network, focusing, **options, **quiet)
+            return jf.committee.focusing_bp(loss, network, focusing, **options, **quiet)
         if algorithm == "cross-entropy":
             schedule = eqx.Partial(growing, per)
-            annealed = jf.Scheduled(loss, gain=schedule, robustness=schedule)
-            options = {"optimizer": optax.chain(optax.sgd(STEP * n), jf.fixed_row_norms())}
+            annealed = jf.losses.Scheduled(loss, gain=schedule, robustness=schedule)
+            options = {
+                "optimizer": optax.chain(
+                    optax.sgd(STEP * n), jf.committee.fixed_row_norms()
+                )
+            }
             options |= {
                 "batch_size": batch,
                 "every": epochs * per,
-                "until": jf.zero_training_error,
+                "until": jf.committee.zero_training_error,
             }
             steps = epochs * per
             return jf.gradient_descent(
@@ -75,7 +79,9 @@ def with_jaxflow(algorithm, loss, networks, keys, epochs):
             )
         noise = 0.2 if algorithm == "least action, noise" else 0.0
         options = {"step_size": RATE, "noise": noise, "every": epochs}
-        return jf.least_action_learning(loss, network, epochs, key=key, **options, **quiet)
+        return jf.committee.least_action_learning(
+            loss, network, epochs, key=key, **options, **quiet
+        )
 
     return eqx.filter_vmap(learn)(networks, keys)
 

@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 def problem(inputs, samples):
     x, y = data(inputs, samples)
-    return Problem(x, y, jaxflow.regression(x, y), jaxflow.MeanSquaredError(x, y))
+    return Problem(x, y, jaxflow.Regression.from_data(x, y), jaxflow.MeanSquaredError(x, y))
 
 
 def peer(name):

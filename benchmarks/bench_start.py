@@ -26,9 +26,9 @@ PROCESSES = {
     "jaxflow, used": "import jax, jax.numpy, jaxflow; jaxflow.gradient_flow",
     "jaxflow, not used": "import jaxflow",
     "jaxflow --help": "import sys; sys.argv = ['jaxflow', '--help']\n"
-    "from jaxflow.__main__ import main; main()",
+    "from jaxflow.cli import main; main()",
     "jaxflow list": "import sys; sys.argv = ['jaxflow', 'list']\n"
-    "from jaxflow.__main__ import main; main()",
+    "from jaxflow.cli import main; main()",
 }
 
 # What a call needs, and the call; `compile_ms` of these is CPU time.
@@ -38,7 +38,7 @@ import diffrax, jax, jax.numpy as jnp, jax.random as jr
 import jaxflow as jf
 jax.config.update("jax_enable_x64", True)
 x = jr.normal(jr.key(0), (50, 5))
-problem = jf.regression(x, x @ jnp.ones((5, 1)))
+problem = jf.Regression.from_data(x, x @ jnp.ones((5, 1)))
 start = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=jr.key(2))
 watch = {"loss": jf.loss_value, "sharpness": jf.sharpness, "alignment": jf.alignment}
 times = jnp.linspace(0.0, 20.0, 40)
@@ -113,7 +113,7 @@ def rows(options):
     yield from processes(options.repeats)
     yield from first_calls(options.repeats, options.quick)
     x = jr.normal(jr.key(0), (50, 5))
-    problem = jf.regression(x, x @ jnp.ones((5, 1)))
+    problem = jf.Regression.from_data(x, x @ jnp.ones((5, 1)))
     watch = {"loss": jf.loss_value, "sharpness": jf.sharpness, "alignment": jf.alignment}
     times = jnp.linspace(0.0, 20.0, 40)
     start = jf.init.gaussian((5, 5, 5, 1), scale=0.1, key=jr.key(2))

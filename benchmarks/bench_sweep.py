@@ -23,7 +23,7 @@ STEPS = 1000
 def rows(options):
     x, y = data(TINY[0], 50)
     single = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)
-    problem = single(jf.regression(x, y))
+    problem = single(jf.Regression.from_data(x, y))
 
     def run(key):
         first = single(start(key))

@@ -27,7 +27,7 @@ WIDTHS = (5, 5, 5, 5, 1)
 def problem(dtype):
     kx, kw, kn = jr.split(jr.key(0), 3)
     x = jr.normal(kx, (50, 5), dtype)
-    return jf.regression(
+    return jf.Regression.from_data(
         x, x @ jr.normal(kw, (5, 1), dtype) + jr.normal(kn, (50, 1), dtype)
     )
 

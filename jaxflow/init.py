@@ -23,7 +23,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 from . import _checks
 from ._linalg import decompositions
 from ._linalg.precision import full_precision
-from .networks import Committee, ConvNet, DeepLinear, per_layer
+from .networks import ConvNet, DeepLinear
+from .networks.committee import Committee
+from .networks.fields import per_layer
 
 
 def draw(
@@ -95,7 +97,7 @@ def residual(width: int, depth: int, *, scale: ScalarLike, key: PRNGKeyArray) ->
     r"""Square layers near the identity, $W_k = I + \frac{s}{\sqrt{L d}} N_k$.
 
     The entries of $N_k$ are standard normal (Marion & Chizat, 2024, section on residual
-    networks). One output needs a fixed readout: `regression(x, y, readout=p)`.
+    networks). One output needs a fixed readout: `Regression.from_data(x, y, readout=p)`.
 
     Raises:
         ValueError: If `width` or `depth` is not positive, or `scale` is negative or not

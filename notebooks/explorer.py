@@ -38,7 +38,7 @@ with app.setup:
     from matplotlib.ticker import LogLocator, NullLocator
 
     import jaxflow as jf
-    from jaxflow.experiments.data import load_data
+    from jaxflow.papers._data import load_data
 
     jax.config.update("jax_enable_x64", True)
 
@@ -47,7 +47,7 @@ with app.setup:
     STEPS = (100, 300, 900, 2700, 8100)
     OBSERVE = {
         "loss": jf.loss_value,
-        "excess": jf.excess_loss,
+        "excess": jf.observables.excess_loss,
         "sharpness": jf.sharpness,
         "alignment": jf.alignment,
     }
@@ -73,8 +73,8 @@ with app.setup:
         "balanced": ("balanced minimum", {"color": "#D55E00", "ls": "--"}),
     }
     MINIMA = {
-        "flattest": eqx.filter_jit(jf.theory.marion_chizat_2024.flattest_sharpness),
-        "balanced": eqx.filter_jit(jf.theory.marion_chizat_2024.balanced_sharpness),
+        "flattest": eqx.filter_jit(jf.papers.marion_chizat_2024.flattest_sharpness),
+        "balanced": eqx.filter_jit(jf.papers.marion_chizat_2024.balanced_sharpness),
     }
     # Seconds that compiling took, by what was compiled.
     compiled = {}
@@ -87,7 +87,7 @@ def pose(program):
     width = x.shape[1]
     # Residual layers are square, and need a readout behind them, which is not trained.
     readout = np.full(width, width**-0.5) if program["start"] == "residual" else None
-    problem = jf.regression(x, y, readout=readout)
+    problem = jf.Regression.from_data(x, y, readout=readout)
     depth = program["depth"]
     return problem, {name: float(find(problem, depth)) for name, find in MINIMA.items()}
 
@@ -325,7 +325,9 @@ def _(beside, numbers, problem, program):
 
 @app.cell
 def _(ends, minima, numbers):
-    _edge = jf.stability_threshold(numbers["step_size"], momentum=numbers["momentum"])
+    _edge = jf.observables.stability_threshold(
+        numbers["step_size"], momentum=numbers["momentum"]
+    )
     limits = {**minima, "edge": float(_edge)}
     words = verdict(ends, limits)
     _status = ends["gradient descent"]["status"]

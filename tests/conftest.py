@@ -48,7 +48,7 @@ import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxflow as jf  # noqa: E402
-from jaxflow.experiments.axes import AXES  # noqa: E402
+from jaxflow.plotting.axes import AXES  # noqa: E402
 
 # Experiments import in threads, where CPython 3.11 sometimes
 # fails to parse ("AST constructor recursion depth mismatch"), as type checking makes it do.
@@ -87,7 +87,9 @@ def problem() -> jf.Regression:
     """Fifty samples in five dimensions, one output, and a floor above zero."""
     kx, kw, kn = jr.split(jr.key(0), 3)
     x = jr.normal(kx, (50, 5))
-    return jf.regression(x, x @ jr.normal(kw, (5, 1)) + 0.5 * jr.normal(kn, (50, 1)))
+    return jf.Regression.from_data(
+        x, x @ jr.normal(kw, (5, 1)) + 0.5 * jr.normal(kn, (50, 1))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +131,7 @@ def replica_reference() -> dict:
 @pytest.fixture(scope="session")
 def exact_reference() -> dict:
     r"""Flows of $\sigma$ `loss`, from direct integration with tolerance 1e-13."""
-    return _reference("exact_dynamics")
+    return _reference("exact_solutions")
 
 
 def _reference(name):

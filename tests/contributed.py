@@ -14,7 +14,7 @@ STEP = 0.01
 
 
 def test_an_observable_is_recorded_batched_and_differentiated(problem, network):
-    watch = {"norm": jf.weight_norm}
+    watch = {"norm": jf.observables.weight_norm}
 
     def end(factor):
         start = jax.tree.map(lambda w: factor * w, network)
@@ -32,13 +32,15 @@ def test_an_observable_is_recorded_batched_and_differentiated(problem, network):
 def test_an_observable_takes_modules():
     module = eqx.nn.MLP(5, 1, 4, 1, key=jr.key(0))
     weights, _ = ravel_pytree(eqx.filter(module, eqx.is_array))
-    norm = jf.weight_norm(lambda module: jnp.sum(module(jnp.ones(5))), module)
+    norm = jf.observables.weight_norm(lambda module: jnp.sum(module(jnp.ones(5))), module)
     np.testing.assert_allclose(norm, np.linalg.norm(weights), rtol=1e-12)
 
 
 def test_a_loss_is_followed_descended_and_measured():
     x = jr.normal(jr.key(0), (20, 5))
-    loss = 0.5 * jf.PseudoHuber(x, jnp.sum(x, axis=1, keepdims=True)) + jf.WeightDecay(0.1)
+    loss = 0.5 * jf.losses.PseudoHuber(
+        x, jnp.sum(x, axis=1, keepdims=True)
+    ) + jf.WeightDecay(0.1)
     network = jf.init.gaussian((5, 3, 1), scale=0.5, key=jr.key(1))
     flow = jf.gradient_flow(loss, network, (0.0, 20 * STEP), solver=dfx.Tsit5())
     descent = jf.gradient_descent(loss, network, 20, step_size=STEP, every=20)
@@ -54,5 +56,5 @@ def test_a_loss_is_followed_descended_and_measured():
 
 
 def test_a_paper_is_found_by_its_name(problem):
-    paper = jf.theory.ali_kolter_tibshirani_2019
+    paper = jf.papers.ali_kolter_tibshirani_2019
     np.testing.assert_allclose(paper.flow(problem, jnp.inf), problem.target, rtol=1e-10)

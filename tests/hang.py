@@ -118,16 +118,20 @@ def made():
     def problem(key):
         pairs = zip(jr.split(key, 3), SHAPES, strict=True)
         x, w, noise = (jr.normal(k, shape) for k, shape in pairs)
-        return jf.regression(x, x @ w + noise)
+        return jf.Regression.from_data(x, x @ w + noise)
 
     one = problem(jr.key(1))
     start = lambda key, depth=3: jf.init.gaussian((5,) * depth + (1,), scale=0.3, key=key)
     networks = [(jax.vmap(start)(k),) for k in keys[::2]]
-    for observable in (jf.alignment, jf.linear_gauss_newton_spectrum, jf.singular_values):
+    for observable in (
+        jf.alignment,
+        jf.observables.linear_gauss_newton_spectrum,
+        jf.observables.singular_values,
+    ):
         yield observable.__name__, together(ft.partial(observable, one), *networks)
 
     def theory(key):
-        given, papers = problem(key), jf.theory
+        given, papers = problem(key), jf.papers
         yield papers.mulayoff_michaeli_2020.flattest_sharpness(given, 3)
         yield papers.mulayoff_michaeli_2020.path_gain_bounds(given, 3, 1.1)
         yield papers.marion_chizat_2024.balanced_sharpness(given, 3)
@@ -137,7 +141,10 @@ def made():
 
     def run(key):
         deep = start(key, 40)
-        return {"aligned": jf.alignment(one, deep), "values": jf.singular_values(one, deep)}
+        return {
+            "aligned": jf.alignment(one, deep),
+            "values": jf.observables.singular_values(one, deep),
+        }
 
     yield "sweep", lambda: jf.sweep(run, key=jr.key(3), seeds=2 * MEMBERS)
 

@@ -6,6 +6,7 @@ right, as JSON: for each name the cases that end in an error from elsewhere, or 
 """
 
 import json
+import operator
 import sys
 import traceback
 import warnings
@@ -24,10 +25,10 @@ import jaxflow as jf
 
 jax.config.update("jax_enable_x64", True)
 bp, ex, mc, mm, zl = (
-    getattr(jf.theory, name)
+    getattr(jf.papers, name)
     for name in (
         "baldassi_pittorino_zecchina_2020",
-        "exact_dynamics",
+        "exact_solutions",
         "marion_chizat_2024",
         "mulayoff_michaeli_2020",
         "ziyin_li_meng_2022",
@@ -158,19 +159,22 @@ def wrong(label: str, given: Arg) -> Any:
 
 def _elsewhere(loss):
     """A loss that the network does not fit."""
-    if isinstance(loss, jf.Classification):
-        return jf.random_patterns(4, 7, key=jr.key(0))
-    return jf.regression(jr.normal(jr.key(0), (9, 4)), jnp.ones((9, 2)))
+    if isinstance(loss, jf.committee.Classification):
+        return jf.committee.random_patterns(4, 7, key=jr.key(0))
+    return jf.Regression.from_data(jr.normal(jr.key(0), (9, 4)), jnp.ones((9, 2)))
 
 
 x = np.random.default_rng(0).normal(size=(12, 3))
 X, Y = jnp.asarray(x), jnp.asarray(x @ np.ones((3, 1)) + 0.1 * x[:, :1] ** 2)
-PROBLEM, SQUARE = jf.regression(X, Y), jf.regression(X, X @ (jnp.eye(3) + 0.1))
+PROBLEM, SQUARE = (
+    jf.Regression.from_data(X, Y),
+    jf.Regression.from_data(X, X @ (jnp.eye(3) + 0.1)),
+)
 WHITE = jf.Regression(jnp.diag(jnp.array([2.0, 1.0, 0.5])), jnp.eye(3), jnp.zeros(()))
 NET = jf.init.gaussian((3, 3, 1), scale=0.5, key=jr.key(1))
 DEEP = jf.init.gaussian((3, 3, 3), scale=0.5, key=jr.key(1))
 SAMPLES = jf.MeanSquaredError(X, Y)
-PATTERNS = jf.random_patterns(6, 9, key=jr.key(0))
+PATTERNS = jf.committee.random_patterns(6, 9, key=jr.key(0))
 COMMITTEE = jf.init.committee(3, 9, key=jr.key(0))
 RELU = bp.ReLUUnits()
 
@@ -225,31 +229,34 @@ TIMES = array([0.0, 0.5])
 CALLS: dict[str, dict[str, Arg]] = {
     "DeepLinear": {"weights": Arg(NET.weights, "layers")},
     "MLP": {"weights": Arg(NET.weights, "layers"), "activation": FUNCTION},
-    "ResidualMLP": {"weights": Arg(DEEP.weights, "layers"), "activation": FUNCTION},
-    "ConvNet": {
+    "networks.ResidualMLP": {
+        "weights": Arg(DEEP.weights, "layers"),
+        "activation": FUNCTION,
+    },
+    "networks.ConvNet": {
         "kernels": Arg((jnp.ones((2, 1, 3, 3)),), "layers"),
         "readout": Arg(jnp.ones((1, 18)), "weights"),
         "activation": FUNCTION,
         "image": Arg((1, 3, 3), "widths"),
         "stride": whole(1),
     },
-    "DiagonalLinear": {
+    "networks.DiagonalLinear": {
         "positive": Arg(jnp.ones((2, 3)), "weights"),
         "power": whole(1),
     },
-    "SymmetricLinear": {"factor": Arg(jnp.ones((3, 2)), "weights")},
-    "Committee": {
+    "networks.SymmetricLinear": {"factor": Arg(jnp.ones((3, 2)), "weights")},
+    "committee.Committee": {
         "weights": Arg(jnp.ones((3, 3)), "weights"),
         "unit": Arg(jnp.sign, "function"),
         "vote": Arg("sum", "choice"),
     },
-    "NoisyNetwork": {"network": Arg(NET, "text none 3"), "variance": size(0.1)},
-    "gaussian_factors": {
+    "networks.NoisyNetwork": {"network": Arg(NET, "text none 3"), "variance": size(0.1)},
+    "networks.gaussian_factors": {
         "key": KEY,
         "shape": free((3,)),
         "variance": size(jnp.asarray(0.1)),
     },
-    "dropout_factors": {
+    "networks.dropout_factors": {
         "key": KEY,
         "shape": free((3,)),
         "variance": size(jnp.asarray(0.1)),
@@ -297,48 +304,48 @@ CALLS: dict[str, dict[str, Arg]] = {
         "covariance": array(PROBLEM.covariance),
         "floor": number(jnp.zeros(())),
     },
-    "regression": {"x": data(X), "y": data(Y), "readout": data([[1.0]])},
-    "regression_from_moments": {
+    "Regression.from_data": {"x": data(X), "y": data(Y), "readout": data([[1.0]])},
+    "Regression.from_moments": {
         "covariance": data(jnp.eye(3)),
         "cross": data([[1.0, 0.0, 0.0]]),
         "power": positive(2.0),
     },
-    "denoising": {"x": data(X), "noise": size(0.1)},
-    "whiten": {"problem": REGRESSION},
+    "Regression.denoising": {"x": data(X), "noise": size(0.1)},
+    "losses.whiten": {"problem": REGRESSION},
     "MeanSquaredError": {"x": data(X), "y": data(Y), "readout": data([[1.0]])},
     "CrossEntropy": {"x": data(X), "labels": Arg(np.arange(12) % 3, "labels")},
-    "MatrixSensing": {"x": data(jnp.ones((2, 1, 3))), "y": data([1.0, 2.0])},
-    "ExpectedNoisyLoss": {"regression": REGRESSION, "variance": size(0.1)},
-    "SampledNoisyLoss": {
+    "losses.MatrixSensing": {"x": data(jnp.ones((2, 1, 3))), "y": data([1.0, 2.0])},
+    "losses.ExpectedNoisyLoss": {"regression": REGRESSION, "variance": size(0.1)},
+    "losses.SampledNoisyLoss": {
         "error": Arg(SAMPLES, "text none 3 wrong_loss"),
         "variance": size(0.1),
         "key": KEY,
         "draws": whole(1),
-        "factors": Arg(jf.gaussian_factors, "function"),
+        "factors": Arg(jf.networks.gaussian_factors, "function"),
     },
     "WeightDecay": {"strength": size(0.1)},
-    "Scheduled": {
+    "losses.Scheduled": {
         "loss": Arg(PATTERNS, "text none 3"),
         "robustness": Arg(optax.constant_schedule(1.0), "function"),
     },
-    "Normalized": {"loss": Arg(PATTERNS, "text none 3")},
-    "Replicated": {"loss": Arg(PATTERNS, "text none 3"), "coupling": size(0.1)},
-    "replica_mean": {"network": Arg(jax.tree.map(lambda w: w[None], NET), "stack")},
-    "FunctionLoss": {"function": Arg(PROBLEM, "function")},
-    "Classification": {
+    "losses.Normalized": {"loss": Arg(PATTERNS, "text none 3")},
+    "losses.Replicated": {"loss": Arg(PATTERNS, "text none 3"), "coupling": size(0.1)},
+    "losses.replica_mean": {"network": Arg(jax.tree.map(lambda w: w[None], NET), "stack")},
+    "losses.FunctionLoss": {"function": Arg(PROBLEM, "function")},
+    "committee.Classification": {
         "x": data(PATTERNS.x),
         "y": data(PATTERNS.y),
         "robustness": positive(1.0),
         "gain": positive(1.0),
     },
-    "random_patterns": {"samples": whole(4), "inputs": whole(3), "key": KEY},
-    "teacher_patterns": {
+    "committee.random_patterns": {"samples": whole(4), "inputs": whole(3), "key": KEY},
+    "committee.teacher_patterns": {
         "samples": whole(4),
         "teacher": Arg(NET, "text none 3"),
         "inputs": whole(3),
         "key": KEY,
     },
-    "mixture_patterns": {
+    "committee.mixture_patterns": {
         "samples": whole(4),
         "inputs": whole(3),
         "prototypes": whole(2),
@@ -360,7 +367,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "tolerance": Arg(1e-8, "tolerance"),
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "ExponentialRosenbrock": {"tolerance": positive(1e-12), "krylov": whole(40)},
+    "dynamics.ExponentialRosenbrock": {"tolerance": positive(1e-12), "krylov": whole(40)},
     "gradient_descent": {
         **PLACE,
         "steps": whole(4),
@@ -390,14 +397,14 @@ CALLS: dict[str, dict[str, Arg]] = {
         "seed": SEED,
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "at_flow_limit": {"observable": Arg(jf.sharpness, "function")},
-    "flatten": {
+    "dynamics.at_flow_limit": {"observable": Arg(jf.sharpness, "function")},
+    "mulayoff_michaeli_2020.minimize_sharpness": {
         "loss": REGRESSION,
         "network": LINEAR,
-        "measure": Arg(jf.linear_gauss_newton_spectrum, "function"),
+        "measure": Arg(jf.observables.linear_gauss_newton_spectrum, "function"),
         "steps": whole(2),
     },
-    "least_action_learning": {
+    "committee.least_action_learning": {
         **CLASSES,
         "epochs": whole(2),
         "step_size": positive(0.1),
@@ -407,20 +414,20 @@ CALLS: dict[str, dict[str, Arg]] = {
         "key": KEY,
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "focusing_bp": {
+    "committee.focusing_bp": {
         **CLASSES,
-        "focusing": Arg(jf.Focusing(1.0, jnp.zeros(2)), "text none 3"),
+        "focusing": Arg(jf.committee.Focusing(1.0, jnp.zeros(2)), "text none 3"),
         "damping": size(0.5),
         "every": whole(1),
         "observe": WATCH,
         "progress_meter": Arg(dfx.NoProgressMeter(), "text 3"),
     },
-    "Focusing": {
+    "committee.Focusing": {
         "replicas": Arg(2.0, "text none thing complex half nan 0 -1"),
         "couplings": Arg(np.array([0.1, 0.2]), "text none thing complex 0d 4d nan_like"),
     },
-    "fixed_row_norms": {},
-    "entropy_sgd": {
+    "committee.fixed_row_norms": {},
+    "committee.entropy_sgd": {
         "step_size": positive(0.1),
         "scope": positive(0.1),
         "growth": number(0.0),
@@ -432,10 +439,10 @@ CALLS: dict[str, dict[str, Arg]] = {
     },
     "loss_value": PLACE,
     "weights": PLACE,
-    "with_state": {"function": Arg(lambda *_: 0.0, "function")},
-    "excess_loss": PLACE,
-    "gradient_norm": PLACE,
-    "distance": PLACE,
+    "dynamics.with_state": {"function": Arg(lambda *_: 0.0, "function")},
+    "observables.excess_loss": PLACE,
+    "observables.gradient_norm": PLACE,
+    "observables.distance": PLACE,
     "hessian": {**PLACE, "part": PART},
     "sharpness": {
         **PLACE,
@@ -456,8 +463,8 @@ CALLS: dict[str, dict[str, Arg]] = {
         "max_matvecs": whole(100),
         "seed": SEED,
     },
-    "linear_gauss_newton_spectrum": {"loss": REGRESSION, "network": LINEAR},
-    "spectral_density": {
+    "observables.linear_gauss_newton_spectrum": {"loss": REGRESSION, "network": LINEAR},
+    "observables.spectral_density": {
         **PLACE,
         "part": PART,
         "preconditioner": Arg(jax.tree.map(jnp.ones_like, NET), "metric"),
@@ -466,41 +473,49 @@ CALLS: dict[str, dict[str, Arg]] = {
         "exact": whole(20),
         "seed": SEED,
     },
-    "stability_threshold": {"step_size": positive(0.1), "momentum": size(0.5)},
-    "preconditioner": {
+    "observables.stability_threshold": {"step_size": positive(0.1), "momentum": size(0.5)},
+    "observables.preconditioner": {
         "state": Arg(optax.adam(0.1).init(NET), "text none 3"),
         "b1": size(0.9),
         "b2": size(0.9),
         "eps": Arg(1e-8, "tolerance"),
         "eps_root": size(0.0),
     },
-    "sharpening_rate": PLACE,
-    "oscillation_variance": {**PLACE, "step_size": positive(0.1), "directions": whole(1)},
-    "predicted_oscillation_variance": PLACE,
-    "step_cosine": {**PLACE, "step_size": positive(0.1)},
-    "time_averaged": {
+    "observables.sharpening_rate": PLACE,
+    "observables.oscillation_variance": {
+        **PLACE,
+        "step_size": positive(0.1),
+        "directions": whole(1),
+    },
+    "observables.predicted_oscillation_variance": PLACE,
+    "observables.step_cosine": {**PLACE, "step_size": positive(0.1)},
+    "observables.time_averaged": {
         "observable": Arg(jf.sharpness, "function"),
         "step_size": positive(0.1),
     },
-    "neural_tangent_kernel": PLACE,
-    "kernel_target_alignment": {**PLACE, "targets": array([[1.0, 0.0, 2.0]])},
-    "singular_values": ANY,
+    "observables.neural_tangent_kernel": PLACE,
+    "observables.kernel_target_alignment": {**PLACE, "targets": array([[1.0, 0.0, 2.0]])},
+    "observables.singular_values": ANY,
     "alignment": {**ANY, "rank": whole(1), "tolerance": Arg(0.1, "tolerance")},
-    "random_alignment": {**ANY, "rank": whole(1), "tolerance": Arg(0.1, "tolerance")},
-    "path_coupling": {**ANY, "signal": Arg(jnp.ones(3), "signal")},
+    "observables.random_alignment": {
+        **ANY,
+        "rank": whole(1),
+        "tolerance": Arg(0.1, "tolerance"),
+    },
+    "observables.path_coupling": {**ANY, "signal": Arg(jnp.ones(3), "signal")},
     "imbalance": ANY,
-    "determinant": {"loss": free(SQUARE), "network": Arg(DEEP, "linear")},
-    "stable_rank": ANY,
-    "rank_one_gap": ANY,
-    "gains": {**ANY, "signal": Arg(jnp.ones(3), "signal")},
-    "error_rate": CLASSES,
-    "local_energy": {
+    "observables.determinant": {"loss": free(SQUARE), "network": Arg(DEEP, "linear")},
+    "observables.stable_rank": ANY,
+    "observables.rank_one_gap": ANY,
+    "observables.gains": {**ANY, "signal": Arg(jnp.ones(3), "signal")},
+    "committee.error_rate": CLASSES,
+    "committee.local_energy": {
         **CLASSES,
         "radius": Arg(0.1, "text none complex -1 nan"),
         "samples": whole(4),
         "seed": SEED,
     },
-    "local_entropy": {
+    "committee.local_entropy": {
         **CLASSES,
         "distance": Arg(0.1, "text none complex half -1 0 3 nan"),
         "walkers": whole(4),
@@ -508,7 +523,7 @@ CALLS: dict[str, dict[str, Arg]] = {
         "sweeps": whole(2),
         "seed": SEED,
     },
-    "zero_training_error": CLASSES,
+    "committee.zero_training_error": CLASSES,
     "marion_chizat_2024.curvatures": {"problem": REGRESSION},
     **{
         f"marion_chizat_2024.{name}": DEPTH
@@ -555,48 +570,48 @@ CALLS: dict[str, dict[str, Arg]] = {
         }
         for name in ("identity_sharpness", "residual_limit")
     },
-    "exact_dynamics.two_layer_mode": {
+    "exact_solutions.two_layer_mode": {
         "times": TIMES,
         "target": number(1.0),
         "first": number(0.1),
         "second": number(0.2),
         "variance": number(1.0),
     },
-    "exact_dynamics.chain_times": {
+    "exact_solutions.chain_times": {
         "values": array([0.2, 0.5]),
         "start": array([0.3, 0.4]),
         "target": number(1.0),
         "variance": number(1.0),
     },
-    "exact_dynamics.two_layer_regression": {
+    "exact_solutions.two_layer_regression": {
         "problem": Arg(WHITE, "regression"),
         "network": Arg(jf.init.balanced(jnp.eye(3), 2), "linear"),
         "times": TIMES,
     },
-    "exact_dynamics.symmetric_factorization": {
+    "exact_solutions.symmetric_factorization": {
         "target": array(jnp.eye(3)),
         "factor": array(jnp.ones((3, 2))),
         "times": TIMES,
     },
-    "exact_dynamics.autoencoder_modes": {
+    "exact_solutions.autoencoder_modes": {
         "times": TIMES,
         "variances": array([1.0, 2.0]),
         "starts": array([0.1, 0.1]),
         "tied": free(True),
     },
-    "exact_dynamics.diagonal_map": {
+    "exact_solutions.diagonal_map": {
         "integral": array(jnp.ones(3)),
         "first": array(jnp.ones(3)),
         "second": array(jnp.ones(3)),
         "power": whole(2),
     },
-    "exact_dynamics.diagonal_limit": {
+    "exact_solutions.diagonal_limit": {
         "problem": REGRESSION,
         "first": array(jnp.ones(3)),
         "second": array(0.5 * jnp.ones(3)),
         "power": whole(2),
     },
-    "exact_dynamics.end_to_end_velocity": {
+    "exact_solutions.end_to_end_velocity": {
         "problem": REGRESSION,
         "product": array(jnp.ones((1, 3))),
         "depth": whole(2),
@@ -684,19 +699,19 @@ CALLS: dict[str, dict[str, Arg]] = {
 EXEMPT = {
     "init.convolutional(scale=pair)": "one for each layer",
     "WeightDecay(strength=pair)": "one for each layer",
-    "ExpectedNoisyLoss(variance=pair)": "one for each layer",
-    "SampledNoisyLoss(variance=pair)": "one for each layer",
-    "regression(readout=none)": "none",
-    "regression(readout=0d)": "one output, one neuron",
+    "losses.ExpectedNoisyLoss(variance=pair)": "one for each layer",
+    "losses.SampledNoisyLoss(variance=pair)": "one for each layer",
+    "Regression.from_data(readout=none)": "none",
+    "Regression.from_data(readout=0d)": "one output, one neuron",
     "MeanSquaredError(readout=none)": "none",
     "MeanSquaredError(readout=0d)": "one output, one neuron",
     "gradient_descent(step_size=function)": "a schedule",
     "gradient_flow(network=nan_like)": "the integration fails, and says so",
-    "least_action_learning(every=list)": "records after 1 and 2 epochs",
-    "focusing_bp(every=list)": "records after 1 and 2 iterations",
-    "random_alignment(network=nan_like)": "of shapes alone",
-    "error_rate(network=nan_like)": "what is not a number is wrong",
-    "zero_training_error(network=nan_like)": "what is not a number is wrong",
+    "committee.least_action_learning(every=list)": "records after 1 and 2 epochs",
+    "committee.focusing_bp(every=list)": "records after 1 and 2 iterations",
+    "observables.random_alignment(network=nan_like)": "of shapes alone",
+    "committee.error_rate(network=nan_like)": "what is not a number is wrong",
+    "committee.zero_training_error(network=nan_like)": "what is not a number is wrong",
     "weights(loss=wrong_loss)": "of no loss",
     **dict.fromkeys(
         (
@@ -708,20 +723,15 @@ EXEMPT = {
         ),
         "of the problem's shapes alone",
     ),
-    "whiten(problem=wrong_loss)": "fits",
-    "ExpectedNoisyLoss(regression=wrong_loss)": "fits",
+    "losses.whiten(problem=wrong_loss)": "fits",
+    "losses.ExpectedNoisyLoss(regression=wrong_loss)": "fits",
 }
 
 
 def function(name: str) -> Any:
     """What is called so."""
-    *module, last = name.split(".")
-    place = jf
-    for part in module:
-        place = getattr(
-            jf.theory if part.endswith(("0", "2", "4", "dynamics")) else jf, part
-        )
-    return getattr(place, last)
+    paper = name.split(".")[0] in jf.papers.__all__
+    return operator.attrgetter(name)(jf.papers if paper else jf)
 
 
 def cases(name: str):

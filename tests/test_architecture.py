@@ -1,57 +1,91 @@
-"""The layers import downwards only: the folder listing is the data flow."""
+"""Imports go one way, between folders and inside them: the listing is the data flow."""
 
 import ast
+import graphlib
+import re
 from pathlib import Path
+
+import pytest
 
 import jaxflow
 
 ROOT = Path(jaxflow.__file__).parent
+# What each part imports besides itself and `SHARED`, in functions and for types too.
+SHARED = {"_checks", "_compilation", "_linalg"}
+MODELS = {"networks", "losses", "_adapters", "_batching"}
 MAY_IMPORT = {
     "_linalg": set(),
     "_checks": set(),
-    "_compilation": {"_linalg"},
-    "kernels": {"_linalg"},
+    "_compilation": set(),
+    "_batching": set(),
     "networks": set(),
-    "init": {"_linalg", "networks"},
-    "losses": {"_linalg", "networks"},
-    "variants": {"losses"},
-    "modules": {"_linalg", "losses", "variants"},
-    "patterns": {"networks", "losses"},
-    "dynamics": {
-        *("_linalg", "kernels", "networks", "losses", "variants", "modules", "patterns"),
-    },
-    "observables": {
-        *("_linalg", "kernels", "networks", "losses", "variants", "modules", "patterns"),
-    },
-    "theory": {"_linalg", "networks", "losses"},
-    "experiments": {
-        *("_linalg", "networks", "init", "losses", "variants", "modules", "patterns"),
-        *("dynamics", "observables", "theory"),
-    },
+    "init": {"networks"},
+    "losses": {"networks"},
+    "_adapters": {"losses"},
+    "_fast": {"_batching", "networks", "losses"},
+    "observables": {*MODELS, "_fast"},
+    "dynamics": {*MODELS, "_fast", "observables"},
+    "committee": {*MODELS, "dynamics"},
+    "sweeps": {"dynamics"},
+    "plotting": {"dynamics", "sweeps"},
+    "papers": {"networks", "losses", "init", "dynamics", "sweeps", "plotting"},
+    "stored": {"papers", "plotting", "sweeps"},
+    "report": {"papers", "stored", "sweeps"},
+    "cli": {"papers", "report", "stored", "sweeps"},
+    "__main__": {"cli"},
+}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+    if path != ROOT / "__init__.py"
 }
 
 
-def _layers(path):
-    """The layers that a file imports, and its own."""
-    parts = path.relative_to(ROOT).parts
+def _imported(name):
+    """The modules that one imports, wherever in it."""
+    path = FILES[name]
+    package = name.split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == len(parts):
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            yield from (name.split(".")[0] for name in names)
-        elif isinstance(node, ast.Import) and len(parts) and parts[0] != "experiments":
-            # Only experiments, at the bottom, may use the package as its users do.
-            yield from (a.name for a in node.names if a.name.split(".")[0] == "jaxflow")
+        if isinstance(node, ast.ImportFrom) and node.level:
+            above = package[: len(package) - node.level + 1]
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".strip(".")
+                yield inner if inner in FILES else base
 
 
 def test_layers_import_downwards():
-    wrong = [
-        f"{path.relative_to(ROOT)} imports {target}"
-        for path in ROOT.rglob("*.py")
-        if (layer := path.relative_to(ROOT).parts[0].removesuffix(".py")) in MAY_IMPORT
-        for target in _layers(path)
-        if target not in MAY_IMPORT[layer] | {layer, "_checks", "_compilation"}
-    ]
-    assert not wrong
+    for name in FILES:
+        layer = name.split(".")[0]
+        found = {other.split(".")[0] for other in _imported(name) if other}
+        assert found <= MAY_IMPORT[layer] | {layer} | SHARED, name
+
+
+def test_only_papers_use_the_package_as_its_users_do():
+    """Those are at the bottom: for all others the package would be a circle."""
+    found = {
+        name.split(".")[0]
+        for name, path in FILES.items()
+        if re.search(r"^\s*(import|from) jaxflow\b", path.read_text(), re.MULTILINE)
+    }
+    assert found == {"papers"}
+
+
+def test_every_layer_is_there():
+    assert {name.split(".")[0] for name in FILES} == MAY_IMPORT.keys()
+
+
+def test_no_file_imports_in_a_circle():
+    """But for what a package offers: its parts import it from nowhere."""
+    graph = {name: set(_imported(name)) - {name, ""} for name in FILES}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("paper", [p.parent.name for p in ROOT.glob("papers/*/theory.py")])
+def test_theories_simulate_nothing(paper):
+    own = f"papers.{paper}."
+    found = {name for name in _imported(f"{own}theory") if not name.startswith("papers.")}
+    assert {name.split(".")[0] for name in found} <= SHARED | {"networks", "losses"}
 
 
 def _calls(path, libraries):
@@ -69,8 +103,8 @@ def test_only_one_module_decomposes_matrices():
     others = "lax.linalg", "jax.scipy import linalg", "jax.numpy import linalg"
     found = [
         call
-        for path in ROOT.rglob("*.py")
-        if path.relative_to(ROOT).parts[0] != "_linalg"
+        for name, path in FILES.items()
+        if name != "_linalg.decompositions"
         for call in _calls(path, routes + others)
         if not call.endswith(" jnp.linalg.norm")
     ]
@@ -95,10 +129,6 @@ def test_only_one_function_asks_for_the_backend():
     assert {path.name for path in asking} == allowed
 
 
-def test_every_layer_is_there():
-    found = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or p.is_dir()}
-    assert set(MAY_IMPORT) == found - {"__init__", "__main__", "__pycache__"}
-
-
-def test_public_names_resolve():
+def test_few_names_are_at_the_top_and_resolve():
+    assert len(jaxflow.__all__) <= 30
     assert all(hasattr(jaxflow, name) for name in jaxflow.__all__)

@@ -10,10 +10,11 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import jaxflow as jf
-from jaxflow import kernels
+from jaxflow import _batching as kernels
+from jaxflow._fast import descent_lanes as lanes
 from jaxflow._linalg import decompositions
-from jaxflow.dynamics import flow, lanes, trajectory
-from jaxflow.experiments import programs
+from jaxflow.dynamics import flow, trajectory
+from jaxflow.sweeps import programs
 
 ASKING = decompositions, kernels, flow, lanes, trajectory, programs
 
@@ -87,7 +88,8 @@ def test_batches_of_the_sharpness(answers, problem):
 def test_slopes_of_batches(answers, problem):
     def run():
         measured = lambda n: (
-            jnp.sum(jf.singular_values(problem, n)[0]) + jf.sharpness(problem, n)
+            jnp.sum(jf.observables.singular_values(problem, n)[0])
+            + jf.sharpness(problem, n)
         )
         return jax.jit(jax.vmap(jax.grad(measured)))(starts(5))
 
@@ -134,13 +136,13 @@ PROGRAMS = {
     "central flow": lambda loss, n: jf.central_flow(loss, n, 10, step_size=0.1).network,
     "sharpness": jf.sharpness,
     "spectrum": jf.spectrum,
-    "Gauss-Newton spectrum": jf.linear_gauss_newton_spectrum,
-    "gradient norm": jf.gradient_norm,
+    "Gauss-Newton spectrum": jf.observables.linear_gauss_newton_spectrum,
+    "gradient norm": jf.observables.gradient_norm,
     "alignment": jf.alignment,
-    "path coupling": jf.path_coupling,
+    "path coupling": jf.observables.path_coupling,
     "imbalance": jf.imbalance,
-    "gains": jf.gains,
-    "tangent kernel": jf.neural_tangent_kernel,
+    "gains": jf.observables.gains,
+    "tangent kernel": jf.observables.neural_tangent_kernel,
 }
 HIGHEST = str((jax.lax.Precision.HIGHEST,) * 2)
 

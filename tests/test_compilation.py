@@ -28,7 +28,7 @@ CALLS = {
     "flow": lambda loss, n: jf.gradient_flow(loss, n, (0.0, 1.0), solver=dfx.Tsit5()),
     "descent": lambda loss, n: jf.gradient_descent(loss, n, 20, step_size=0.02),
     "spectrum": lambda loss, n: jf.spectrum(loss, n, largest=2).values,
-    "kernel": jf.neural_tangent_kernel,
+    "kernel": jf.observables.neural_tangent_kernel,
 }
 
 

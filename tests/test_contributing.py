@@ -27,6 +27,7 @@ def recipe(title):
 def follow(root, block):
     """Write the lines where their first line says."""
     path = root / block["path"]
+    path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text().splitlines() if path.exists() else []
     place = len(before)
     if block["line"] is not None:

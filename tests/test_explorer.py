@@ -23,7 +23,7 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow.experiments.data import load_data
+from jaxflow.papers._data import load_data
 
 EXPLORER = Path(__file__).parents[1] / "notebooks" / "explorer.py"
 PROGRAM = {"data": "diabetes", "start": "gaussian", "depth": 3, "steps": 300}
@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_library(explorer, show):
     shown = show(momentum=0.5)
     ends, limits = shown["ends"], shown["limits"]
     x, y, *_ = load_data("diabetes")
-    problem = jf.regression(x, y)
+    problem = jf.Regression.from_data(x, y)
     start = jf.init.gaussian((10, 10, 10, 1), scale=0.5 / 10**0.5, key=jr.key(0))
     observe = explorer.OBSERVE
 
@@ -117,7 +117,7 @@ def test_other_data_start_and_depth(explorer, show):
     assert list(shown["ends"]) == ["gradient descent"]
 
     x, y, *_ = load_data("paper")
-    problem = jf.regression(x, y, readout=np.full(5, 5**-0.5))
+    problem = jf.Regression.from_data(x, y, readout=np.full(5, 5**-0.5))
     start = jf.init.residual(5, 2, scale=0.5, key=jr.key(0))
     assert shown["runs"]["gradient descent"].observed["loss"][0] == problem(start)
     least = explorer.MINIMA["flattest"](problem, 2)

@@ -9,7 +9,7 @@ import pytest
 from cyclopts import CycloptsError
 from pages import run_page
 
-from jaxflow.__main__ import _app
+from jaxflow.cli import _app
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -38,7 +38,7 @@ COMMANDS = {
 @pytest.mark.parametrize("words", sorted(COMMANDS - {"run", "list", "show", "report"}))
 def test_commands_are_those_of_the_command_line(words):
     """With its own parser: names, flags, and values of the right type."""
-    _app().parse_args(words, exit_on_error=False, print_error=False)
+    _app(words.split()).parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_commands_of_pages_are_found_and_mistakes_in_them_too():
@@ -46,7 +46,7 @@ def test_commands_of_pages_are_found_and_mistakes_in_them_too():
     assert any("--step-sizes" in words for words in COMMANDS)
     for wrong in ("run flat-minmia", "run flat-minima --stepsize 1", "report"):
         with pytest.raises(CycloptsError):
-            _app().parse_args(wrong, exit_on_error=False, print_error=False)
+            _app(wrong.split()).parse_args(wrong, exit_on_error=False, print_error=False)
 
 
 def test_import_changes_nothing():

@@ -100,7 +100,7 @@ def test_the_whole_spectrum_scales_with_the_loss(dtype, scale):
     matrix = np.diag([2.0, 1.0, 1.0, -1.0, 0.5, 0.0])
     loss, w = in_units(matrix, scale, dtype), jnp.ones(6, dtype)
     for exact in (0, 256):
-        found = jf.spectral_density(loss, w, exact=exact)
+        found = jf.observables.spectral_density(loss, w, exact=exact)
         size, trace = float(found.frobenius) / scale, float(found.trace) / scale
         error = float(found.frobenius_error) / scale
         assert np.isfinite(error)
@@ -208,11 +208,11 @@ def test_runs_in_other_units_of_weights_take_the_same_way(problem, network, run)
 def observables(loss, network, step_size):
     """Ratios and angles, which have no units."""
     return {
-        "path": jf.path_coupling(loss, network),
+        "path": jf.observables.path_coupling(loss, network),
         "alignment": jf.alignment(loss, network),
-        "rank": jf.stable_rank(loss, network),
-        "kernel": jf.kernel_target_alignment(loss, network),
-        "step_cosine": jf.step_cosine(loss, network, step_size=step_size),
+        "rank": jf.observables.stable_rank(loss, network),
+        "kernel": jf.observables.kernel_target_alignment(loss, network),
+        "step_cosine": jf.observables.step_cosine(loss, network, step_size=step_size),
     }
 
 
@@ -225,8 +225,8 @@ def test_ratios_and_angles_have_no_units(dtype):
     loss = cast(jf.MeanSquaredError(x, y))
     first = observables(loss, cast(start), 0.1)
     rises = (
-        jf.sharpening_rate(loss, cast(start)),
-        jf.predicted_oscillation_variance(loss, cast(start)),
+        jf.observables.sharpening_rate(loss, cast(start)),
+        jf.observables.predicted_oscillation_variance(loss, cast(start)),
     )
     a = 2.0**-17 if dtype == "float32" else 2.0**-140
     scaled = eqx.tree_at(lambda loss: loss.y, loss, a**3 * loss.y)
@@ -234,7 +234,7 @@ def test_ratios_and_angles_have_no_units(dtype):
     other = observables(scaled, small, 0.1 / a**4)
     rtol = 2e-3 if dtype == "float32" else 1e-9
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=rtol), first, other)
-    oscillation = jf.predicted_oscillation_variance(scaled, small) / a**2
+    oscillation = jf.observables.predicted_oscillation_variance(scaled, small) / a**2
     np.testing.assert_allclose(oscillation, rises[1], rtol=rtol)
     assert jnp.isfinite(rises[0])
 
@@ -270,7 +270,7 @@ def test_losses_without_a_value_at_zero_have_not_converged_for_that():
     assert run.status == jf.Status.UNCONVERGED
     run = jf.gradient_flow(pole, 4 * jnp.ones(2), (0.0, jnp.inf))
     assert run.status == jf.Status.CONVERGED
-    assert jf.gradient_norm(pole, run.network) < 1e-4
+    assert jf.observables.gradient_norm(pole, run.network) < 1e-4
 
 
 @pytest.mark.parametrize("end", [1.0, jnp.inf])

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import textwrap
+import typing
 from pathlib import Path
 
 from docutils import nodes
@@ -15,13 +16,14 @@ from sphinx.util.nodes import make_refnode
 import jaxflow
 
 ROOT = Path(jaxflow.__file__).parent
+SPACES = ("networks", "losses", "dynamics", "observables", "committee")
 
 
 class Public(SphinxDirective):
-    """All public names of a module, in their order: `.. public:: networks`.
+    """All public names of a namespace, in their order: `.. public:: networks`.
 
-    Those that `jaxflow/__init__.pyi` takes from it; or, of a module that is public as a
-    whole, those that it defines or gives another home (`X as X`).
+    Those that it defines, or imports for others to have (`X as X`). Where one is at the top
+    level too, it is described there.
     """
 
     required_arguments = 1
@@ -29,28 +31,28 @@ class Public(SphinxDirective):
     def run(self):
         """Document each by its docstring."""
         [module] = self.arguments
-        home, names = "jaxflow", [*_exported(ROOT / "__init__.pyi", module)]
-        if not names:
-            home = f"jaxflow.{module}"
-            names = _exported(ROOT.joinpath(*module.split(".")).with_suffix(".py"))
-        entries = [_entry(home, name) for name in names]
-        text = "\n\n".join([f".. currentmodule:: {home}", *entries])
-        return self.parse_text_to_nodes(text)
+        entries = [_entry(f"jaxflow.{module}", name) for name in _exported(module)]
+        return self.parse_text_to_nodes("\n\n".join(entries))
 
 
-def _exported(path, module=None):
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and module in (None, node.module):
+def _exported(module):
+    place = ROOT.joinpath(*module.split("."))
+    paths = place / "__init__.pyi", place / "__init__.py", place.with_suffix(".py")
+    for node in ast.parse(next(p for p in paths if p.exists()).read_text()).body:
+        if isinstance(node, ast.ImportFrom):
             yield from (a.name for a in node.names if a.name == a.asname)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and module is None:
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield from [] if node.name.startswith("_") else [node.name]
 
 
-def _entry(home, name):
-    thing = getattr(importlib.import_module(home), name)
-    if inspect.isclass(thing):
-        return f".. autoclass:: {name}\n   :members:"
-    return f".. autofunction:: {name}" if callable(thing) else ""
+def _entry(module, name):
+    thing = getattr(importlib.import_module(module), name)
+    home = "jaxflow" if getattr(jaxflow, name, None) is thing else module
+    what = "class" if inspect.isclass(thing) else "function"
+    if not callable(thing) or typing.get_origin(thing):
+        return ""
+    members = "\n   :members:" if what == "class" else ""
+    return f".. currentmodule:: {home}\n\n.. auto{what}:: {name}{members}"
 
 
 def signature(app, what, name, obj, options, arguments, returned):
@@ -153,6 +155,7 @@ def link(app, doctree, docname):
             while home:
                 targets.append(f"{home}.{name}")
                 home = home.rpartition(".")[0]
+            targets += [f"jaxflow.{space}.{name}" for space in SPACES]
         linked = _reference(app, docname, targets, literal.deepcopy(), described)
         if linked:
             literal.replace_self(linked)
@@ -162,8 +165,8 @@ def resolve(app, env, node, contnode):
     """Link types in signatures, which name what is public without its home."""
     if node.get("refdomain") != "py":
         return None
-    homes = ("jaxflow", "jaxflow.observables", "jaxflow.networks")
-    targets = [f"{home}.{node['reftarget']}" for home in homes]
+    homes = ("", *(f"{name}." for name in SPACES))
+    targets = [f"jaxflow.{home}{node['reftarget']}" for home in homes]
     return _reference(app, node["refdoc"], targets, contnode)
 
 

@@ -16,24 +16,24 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._adapters import Loss, combine_module, partition_module
+from .._batching import any_in_batch
 from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.norms import norm, tree_isfinite
 from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
-from ..modules import Loss, parts, whole
-from .batching import anywhere
+from .classify import classify_end
 from .complementarity import complementary, pairs, smat, svec, weights
-from .descent import check_every
+from .stepping import check_every
 from .trajectory import (
     Edge,
     Observable,
     Status,
     Trajectory,
-    check_watch,
-    judge,
+    check_observe,
     record,
-    returned,
+    restore_module,
 )
 
 # Directions to begin with, where not told.
@@ -116,10 +116,10 @@ def central_flow(
         ValueError: If an argument is out of range, no central flow of the optimizer is
             known, or network and loss do not fit.
     """
-    loss, network = parts("central_flow", loss, network)
+    loss, network = partition_module("central_flow", loss, network)
     flat = jax.eval_shape(lambda: ravel_pytree(network)[0])
-    observe = check_watch("central_flow", observe, None, progress_meter)
-    average = check_watch("central_flow", average, what="average")
+    observe = check_observe("central_flow", observe, None, progress_meter)
+    average = check_observe("central_flow", average, what="average")
     steps = _checks.whole("central_flow(steps=...)", steps, 1, 2**24)
     every = _checks.whole("central_flow(every=...)", every)
     every = check_every(every, steps, "central_flow")  # pyright: ignore
@@ -151,7 +151,7 @@ def central_flow(
         if isinstance(full, Tracer) or not full:
             break
         count = min(2 * count, flat.size)
-    return returned(loss, run)
+    return restore_module(loss, run)
 
 
 @program
@@ -195,7 +195,7 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
     center = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), jnp.nan, x), center)
     networks = jax.vmap(unravel)(center.weights)
     end = jax.tree.map(lambda w: w[-1], networks)
-    status, remaining = judge(loss, network, end, tolerance)
+    status, remaining = classify_end(loss, network, end, tolerance)
     okay = dfx.is_okay(solution.result)
     spent = solution.result == dfx.RESULTS.max_steps_reached
     failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
@@ -438,7 +438,7 @@ class _Euler(dfx.AbstractAdaptiveSolver):
             a, b, involved = pair
             curve = lambda w: _bend(place, w, critical[a], critical[b])
             zero = lambda: jnp.zeros_like(w)
-            return jax.lax.cond(anywhere(involved), lambda: jax.grad(curve)(w), zero)
+            return jax.lax.cond(any_in_batch(involved), lambda: jax.grad(curve)(w), zero)
 
         pushes = jax.lax.map(push, (jnp.asarray(first), jnp.asarray(second), near[second]))
         pushes = jnp.where(near[second][:, None], pushes, 0)
@@ -603,7 +603,7 @@ def _edge(place: _Place, center: _Center, average: Mapping[str, Observable]) -> 
         w, spread = center.weights, center.spread
 
         def mean(observable):
-            given = lambda w: observable(*whole(loss, unravel(w)))
+            given = lambda w: observable(*combine_module(loss, unravel(w)))
             total = jax.lax.map(lambda s: _bend(given, w, s, s), spread)
             return given(w) + jnp.sum(total, axis=0) / 2
 

@@ -1,9 +1,7 @@
 """Discrete time: gradient descent and its relatives, stepped by Optax."""
 
 import functools as ft
-import itertools as it
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import diffrax as dfx
 import equinox as eqx
@@ -12,25 +10,24 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Scalar, ScalarLike
+from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._adapters import Loss, partition_module
 from .._compilation import program
-from .._linalg.norms import tree_isfinite, tree_norm
+from .._fast import descent_lanes as lanes
+from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
-from ..kernels import batched, one_by_one
 from ..losses import AbstractLoss
-from ..modules import Loss, parts, whole
-from . import lanes
-from .batching import anywhere
+from .classify import classify_end
 from .exponential import depends
+from .stepping import RecordPlan, _travel_as_one, check_every, scan_records, stack_records
 from .trajectory import (
     Observable,
     Trajectory,
-    check_watch,
-    judge,
+    check_observe,
     record,
-    returned,
+    restore_module,
     with_state,
 )
 
@@ -105,9 +102,9 @@ def gradient_descent(
         ValueError: If an argument is out of range or contradicts another, or network and
             loss do not fit.
     """
-    loss, network = parts("gradient_descent", loss, network)
+    loss, network = partition_module("gradient_descent", loss, network)
     dtype = jax.tree.leaves(network)[0].dtype
-    observe = check_watch("gradient_descent", observe, until, progress_meter)
+    observe = check_observe("gradient_descent", observe, until, progress_meter)
     steps = _checks.whole("gradient_descent(steps=...)", steps)
     every = check_every(every, steps)
     if isinstance(optimizer, optax.MultiSteps):
@@ -138,7 +135,7 @@ def gradient_descent(
             raise ValueError("`gradient_descent(batch_size=...)` needs a `key`.")
     if key is not None:
         _checks.key("gradient_descent(key=...)", key)
-        if batch_size is None and not depends(ft.partial(_redrawn, loss), key):
+        if batch_size is None and not depends(ft.partial(redrawn, loss), key):
             raise ValueError(
                 "`gradient_descent(key=...)` needs something random, but there are no "
                 f"mini-batches, and nothing in this `{type(loss).__name__}` is drawn. Give "
@@ -149,33 +146,12 @@ def gradient_descent(
     )
     options = (optimizer, steps, every, batch_size, progress_meter)
     task = loss, network, step_size, key, limit, observe, until, options
-    return returned(loss, _descend(*task))
+    return restore_module(loss, _descend(*task))
 
 
-def _redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
+def redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
     """All numbers of a loss that is drawn anew."""
     return eqx.filter(loss.redraw(key), eqx.is_array)
-
-
-def check_every(
-    every: int | Sequence[int], steps: int, name: str = "gradient_descent"
-) -> int | tuple[int, ...]:
-    """When to record, if that is possible."""
-    if isinstance(every, Sequence | np.ndarray) and not isinstance(every, str):
-        every = _checks.widths(f"{name}(every=...)", every)
-        if any(b <= a for a, b in it.pairwise((0, *every))) or every[-1:] != (steps,):
-            raise ValueError(
-                f"`{name}(every=...)` must be positive, increase, and end with "
-                f"`steps`, but is {every} for {steps} steps."
-            )
-        return every
-    every = _checks.whole(f"{name}(every=...)", every)
-    if steps % every:
-        raise ValueError(
-            f"`{name}(every=...)` must divide `steps`, but is {every} for "
-            f"{steps} steps. The next multiple is {every * (steps // every + 1)} steps."
-        )
-    return every
 
 
 @program
@@ -183,24 +159,24 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
     optimizer, steps, every, batch_size, meter = options
     step = _Step(loss, step_size, key, optimizer, batch_size)
     stateful = any(isinstance(observable, with_state) for observable in observe.values())
-    way = Way(steps, every, until, meter, stateful)
+    way = RecordPlan(steps, every, until, meter, stateful)
     plain = optimizer is optax.sgd and eqx.is_array(step_size) and key is None
     # With few steps between records, handing networks over would cost more than is gained.
     seldom = steps >= 4 * len(way.ends)
     unseen = until is None and isinstance(meter, dfx.NoProgressMeter) and not way.stateful
     simple = plain and seldom and unseen
     kernel = lanes.find(loss, network) if simple else None
-    route = travel if kernel is None else ft.partial(_travel_as_one, kernel)
+    route = scan_records if kernel is None else ft.partial(_travel_as_one, kernel)
     networks, times, states, lived, last = route(way, step, network)
-    networks = jax.tree.map(join, network, networks, last.network)
+    networks = jax.tree.map(stack_records, network, networks, last.network)
     if states is not None:
         # Of the first record nobody looks at the state.
-        first = lambda rest, end: join(rest[0], rest, end)
+        first = lambda rest, end: stack_records(rest[0], rest, end)
         states = jax.tree.map(first, states, last.optimizer)
     straightness = _straightness(step, last, steps)
-    status, remaining = judge(loss, network, last.network, tolerance, straightness)
+    status, remaining = classify_end(loss, network, last.network, tolerance, straightness)
     return Trajectory(
-        time=join(jnp.zeros_like(last.time), times, last.time),
+        time=stack_records(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, loss, networks, states),
         network=last.network,
         steps=way.last(lived),
@@ -208,109 +184,6 @@ def _descend(loss, network, step_size, key, tolerance, observe, until, options):
         remaining=remaining,
         step=way.counts(lived),
     )
-
-
-def join(first: Array, rest: Array, end: Array) -> Array:
-    """All records: the start, those on the way, and the end in place of the last."""
-    return jnp.concatenate([first[None], rest[:-1], end[None]])
-
-
-class Way(NamedTuple):
-    """How far, and when to look."""
-
-    steps: int
-    every: int | tuple[int, ...]
-    until: Observable | None
-    meter: dfx.AbstractProgressMeter
-    stateful: bool = False
-
-    @property
-    def ends(self) -> np.ndarray:
-        """The numbers of steps to record after."""
-        if isinstance(self.every, int):
-            return np.arange(self.every, self.steps + 1, self.every)
-        return np.array(self.every)
-
-    def last(self, lived: Bool[Array, " records"]) -> Int[Array, ""]:
-        """The steps taken, given which records were reached."""
-        return jnp.max(jnp.where(lived, self.ends, 0))
-
-    def counts(self, lived: Bool[Array, " records"]) -> Int[Array, " times"]:
-        """The steps taken at each record; -1 where there was none."""
-        counts, last = jnp.where(lived, self.ends, -1), self.last(lived)
-        return join(jnp.zeros_like(last), counts, last)
-
-
-def travel(way, step, network) -> Any:
-    """At each record but the start the network, time and state, if it is a reached one.
-
-    And the end. States of the optimizer are kept only of a stateful way.
-    """
-    regular = isinstance(way.every, int)
-    ends = jnp.asarray(way.ends)
-    starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
-
-    @jax.checkpoint
-    def block(state, first, end):
-        """The steps from number `first` to `end`."""
-        # A number of steps that is known beforehand makes a loop with derivatives.
-        length = way.every if regular else end - first
-        take = lambda k, state: step(state, first + k)
-        return jax.lax.fori_loop(0, length, take, state)
-
-    def advance(carry, bounds):
-        old, alive, meter_state = carry
-        new = jax.lax.cond(anywhere(alive), block, lambda state, *_: state, old, *bounds)
-        new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
-        going = alive & tree_isfinite(new.network)
-        if way.until is not None:
-            going &= ~way.until(*whole(step.loss, new.network))
-        meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
-        kept = new.optimizer if way.stateful else None
-        return (new, going, meter_state), (*_seen(new, alive), kept, alive)
-
-    carry = (step.init(network), jnp.ones((), bool), way.meter.init())
-    carry, (*records, lived) = jax.lax.scan(advance, carry, (starts, ends))
-    last, _, meter_state = carry
-    way.meter.close(meter_state)
-    return *records, lived, last
-
-
-def _seen(state, alive):
-    """What a record keeps of a state: nothing if the run had ended before."""
-    network = jax.tree.map(lambda w: jnp.where(alive, w, jnp.nan), state.network)
-    return network, jnp.where(alive, state.time, jnp.inf)
-
-
-def _travel_as_one(kernel, way, step, network):
-    """The same for plain gradient descent, whose batches take other routes.
-
-    Derivatives are those of the loop over steps.
-    """
-    inputs, rest = eqx.partition((step, network), eqx.is_array)
-
-    def alone(inputs):
-        return travel(way, *eqx.combine(inputs, rest))
-
-    def together(size, moving, fixed):
-        [moving], [fixed] = moving, fixed
-        networks, lived = lanes.descend(kernel, way.ends, size, moving, fixed)
-
-        def label(networks, lived, moving):
-            step, _ = eqx.combine(moving, fixed, rest)
-            counts = jnp.asarray(way.ends)
-            states = jax.vmap(step.at)(networks, counts)
-            last = jax.tree.map(lambda w: w[-1], networks)
-            last = step.at(last, jnp.max(jnp.where(lived, counts, 0)))
-            return *jax.vmap(_seen)(states, lived), None, lived, last
-
-        return jax.vmap(label)(networks, lived, moving)
-
-    route = one_by_one(alone) if kernel.step is None else batched(alone, together)
-    differentiable = eqx.filter_custom_jvp(lambda inputs: route(inputs))
-    slope = lambda inputs, slopes: eqx.filter_jvp(alone, inputs, slopes)
-    differentiable.def_jvp(full_precision(slope))
-    return differentiable(inputs)
 
 
 class _State(eqx.Module):

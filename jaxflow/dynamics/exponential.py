@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks
 from .._linalg import decompositions
+from .._linalg.krylov import Modes, krylov, phi
 from .._linalg.norms import norm
 from .._linalg.precision import full_precision
-from .krylov import Modes, krylov, phi
 
 _DENSE_LIMIT = 4000
 

@@ -15,24 +15,23 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._adapters import Loss, combine_module, partition_module
+from .._batching import sequential_vmap
 from .._compilation import known, program
 from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
-from ..modules import Loss, parts, whole
-from .batching import in_turn
+from ..observables.progress import loss_value
+from .classify import classify_end, has_converged
 from .exponential import ExponentialRosenbrock
 from .trajectory import (
     Observable,
     Status,
     Trajectory,
-    arrived,
-    check_watch,
-    judge,
-    loss_value,
+    check_observe,
     record,
-    returned,
+    restore_module,
 )
 
 
@@ -101,11 +100,11 @@ def gradient_flow(
             of the weights, or network and loss do not fit.
         RuntimeError: If the integration fails, or traced `times` do not increase.
     """
-    loss, network = parts("gradient_flow", loss, network)
+    loss, network = partition_module("gradient_flow", loss, network)
     dtype = jax.tree.leaves(network)[0].dtype
     double = dtype == jnp.float64
     finest = 8 * float(jnp.finfo(dtype).eps)
-    observe = check_watch("gradient_flow", observe, until, progress_meter)
+    observe = check_observe("gradient_flow", observe, until, progress_meter)
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
     rtol = _checks.number("gradient_flow(rtol=...)", rtol)
     atol = None if atol is None else _checks.number("gradient_flow(atol=...)", atol)
@@ -168,7 +167,7 @@ def gradient_flow(
         endless=endless,
     )
     task = loss, network, jnp.asarray(times), limit, options, observe, throw
-    return returned(loss, _follow(*task) if known(task) else _as_part(*task))
+    return restore_module(loss, _follow(*task) if known(task) else _as_part(*task))
 
 
 class at_flow_limit(eqx.Module):
@@ -291,7 +290,7 @@ def _as_part(loss, network, times, tolerance, options, observe, throw):
     if options.back or not on_cpu():
         return _follow(*task)
     forward = isinstance(options.adjoint, dfx.ForwardMode)
-    return in_turn(_follow, task, forward=forward)
+    return sequential_vmap(_follow, task, forward=forward)
 
 
 def _follow(loss, network, times, tolerance, options, observe, throw):
@@ -350,9 +349,9 @@ def _leg(solver, loss, network, times, begin, end, first_step, options, scales) 
     subs = last if times.size == 2 else (records, last)
     until, events = options.until, {}
     if until is not None:
-        events["until"] = lambda t, y, args, **_: until(*whole(args[0], y))
+        events["until"] = lambda t, y, args, **_: until(*combine_module(args[0], y))
     if options.endless:
-        events["arrived"] = lambda t, y, args, **_: arrived(args[0], y, args[1])
+        events["arrived"] = lambda t, y, args, **_: has_converged(args[0], y, args[1])
     solution = dfx.diffeqsolve(
         dfx.ODETerm(_velocity),
         solver,
@@ -400,7 +399,7 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
         finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
         reached, networks = leg.records
         networks = jax.tree.map(finish, networks, end)
-    status, remaining = judge(loss, network, end, tolerance)
+    status, remaining = classify_end(loss, network, end, tolerance)
     spent = result == dfx.RESULTS.max_steps_reached
     failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
     kept = dfx.is_okay(result) | (status == Status.DIVERGED)
@@ -506,13 +505,13 @@ class _Capped(dfx.PIDController):
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return jnp.minimum(end, t0 + self.longest(*whole(args[0], y0))), state
+        return jnp.minimum(end, t0 + self.longest(*combine_module(args[0], y0))), state
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, *rest):
         found = super().adapt_step_size(t0, t1, y0, y1_candidate, args, *rest)
         kept, begin, end, *others = found
         now = jax.tree.map(lambda a, b: jnp.where(kept, b, a), y0, y1_candidate)
-        end = jnp.minimum(end, begin + self.longest(*whole(args[0], now)))
+        end = jnp.minimum(end, begin + self.longest(*combine_module(args[0], now)))
         return kept, begin, end, *others
 
 

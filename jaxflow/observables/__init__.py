@@ -29,13 +29,6 @@ from .edge import (
     step_cosine as step_cosine,
     time_averaged as time_averaged,
 )
-from .flatness import (
-    LocalEntropy as LocalEntropy,
-    error_rate as error_rate,
-    local_energy as local_energy,
-    local_entropy as local_entropy,
-    zero_training_error as zero_training_error,
-)
 from .kernel import (
     kernel_target_alignment as kernel_target_alignment,
     neural_tangent_kernel as neural_tangent_kernel,
@@ -44,6 +37,8 @@ from .progress import (
     distance as distance,
     excess_loss as excess_loss,
     gradient_norm as gradient_norm,
+    loss_value as loss_value,
+    weights as weights,
 )
 from .stability import (
     preconditioner as preconditioner,

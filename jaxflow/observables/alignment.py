@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar, ScalarLike
 
 from .. import _checks
+from .._adapters import Loss
 from .._linalg import decompositions
 from .._linalg.norms import norm, peak_of, unit
 from .._linalg.precision import full_precision
-from ..losses import AbstractLoss, needs_linear
-from ..modules import Loss
+from ..losses import AbstractLoss
+from ..losses.regression import needs_linear
 from ..networks import AbstractDense, AbstractLayered, DeepLinear
 
 

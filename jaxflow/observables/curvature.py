@@ -13,16 +13,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import _checks
+from .._adapters import of_modules
 from .._compilation import program
 from .._linalg import decompositions
+from .._linalg.lanczos import largest as _largest
 from .._linalg.norms import tree_isfinite
 from .._linalg.precision import full_precision
 from .._linalg.varying import vary_like
-from ..losses import AbstractLoss, Regression, needs_linear, needs_regression
-from ..modules import of_modules
+from ..losses import AbstractLoss, Regression
+from ..losses.regression import needs_linear, needs_regression
 from ..networks import DeepLinear
 from . import invariant
-from .lanczos import largest as _largest
 
 Part = Literal["hessian", "gauss_newton", "residual"]
 

@@ -10,11 +10,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from .. import _checks
+from .._adapters import of_modules
 from .._compilation import program
 from .._linalg import decompositions
 from .._linalg.norms import norm, peak_of
 from ..losses import AbstractLoss
-from ..modules import of_modules
 from .curvature import Part, check_preconditioner, frozen, operator
 
 

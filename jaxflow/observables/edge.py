@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree, Scalar, ScalarLike
 from optax.tree_utils import tree_vdot
 
 from .. import _checks
+from .._adapters import Loss, combine_module, of_modules
 from .._linalg.norms import peak_of, tree_norm, unit
 from ..losses import AbstractLoss
-from ..modules import Loss, of_modules, whole
 from .curvature import sharpness, spectrum
 
 
@@ -127,7 +127,7 @@ class time_averaged(eqx.Module):
 
 @of_modules
 def _time_averaged(loss, network, observable, step_size):
-    return observable(*whole(loss, _three(loss, network, step_size)[1]))
+    return observable(*combine_module(loss, _three(loss, network, step_size)[1]))
 
 
 def _step(name, step_size, network):

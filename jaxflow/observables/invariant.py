@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..kernels import batched
+from .._batching import custom_batch
+from .._fast import sharpness_lanes as batches
+from .._linalg.lanczos import largest as _largest
 from ..losses import AbstractLoss, Regression
 from ..networks import DeepLinear
-from . import batches
-from .lanczos import largest as _largest
 
 FLOAT, DOUBLE = jnp.dtype("float32"), jnp.dtype("float64")
 
@@ -123,4 +123,4 @@ def _together(size, moving, fixed):
     return batches.largest(*place, *rest)
 
 
-largest = batched(_alone, _together)
+largest = custom_batch(_alone, _together)

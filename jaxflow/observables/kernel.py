@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from .. import _checks
+from .._adapters import combine_module, of_modules
 from .._compilation import program
 from .._linalg.norms import peak_of
 from ..losses import AbstractLoss, CrossEntropy
-from ..modules import of_modules, whole
 
 
 @of_modules
@@ -66,7 +66,7 @@ def kernel_target_alignment(
     """
     shape = _shape(loss, network)
     y = (
-        _targets(whole(loss, network)[0], shape)
+        _targets(combine_module(loss, network)[0], shape)
         if targets is None
         else _checks.numbers("kernel_target_alignment(targets=...)", targets)
     )

@@ -4,10 +4,11 @@ import jax
 from jaxtyping import Array, PyTree, Scalar
 
 from .. import _checks
+from .._adapters import of_modules
 from .._linalg.norms import norm, tree_norm
 from .._linalg.precision import full_precision
-from ..losses import AbstractLoss, Regression, Sum
-from ..modules import of_modules
+from ..losses import AbstractLoss, Regression
+from ..losses.base import Sum
 
 
 @of_modules
@@ -37,8 +38,22 @@ def distance(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
     if len(problems) != 1:
         raise ValueError(
             "`distance(loss, ...)` needs one `Regression` in the loss, but found "
-            f"{len(problems)} in `{type(loss).__name__}`. Build it with `regression(x, y)`."
+            f"{len(problems)} in `{type(loss).__name__}`. Build it with "
+            "`Regression.from_data(x, y)`."
         )
     [problem] = problems
     _checks.weights("distance", network)
     return norm(problem.linear_map(network) - problem.target)
+
+
+@of_modules
+def loss_value(loss: AbstractLoss, network: PyTree[Array]) -> Scalar:
+    """The loss."""
+    return loss(network)
+
+
+@of_modules
+def weights(loss: AbstractLoss, network: PyTree[Array]) -> PyTree[Array]:
+    """The network itself; of a module that holds more than weights, its weights."""
+    del loss
+    return network

@@ -32,7 +32,9 @@ def conditioned(number):
     rotate = jnp.linalg.qr(jr.normal(keys[0], (5, 5)))[0]
     spread = jnp.geomspace(1, number**-0.5, 5) * 50**0.5
     x = (jnp.linalg.qr(jr.normal(keys[1], (50, 5)))[0] * spread[None]) @ rotate
-    return jf.regression(x, x @ jr.normal(keys[2], (5,)) + 0.1 * jr.normal(keys[3], (50,)))
+    return jf.Regression.from_data(
+        x, x @ jr.normal(keys[2], (5,)) + 0.1 * jr.normal(keys[3], (50,))
+    )
 
 
 class TestHardStarts:
@@ -60,7 +62,9 @@ class TestHardStarts:
         assert run.steps < 5000
 
     def test_fewer_samples_than_inputs(self):
-        loss = jf.regression(jr.normal(jr.key(0), (3, 5)), jr.normal(jr.key(1), (3,)))
+        loss = jf.Regression.from_data(
+            jr.normal(jr.key(0), (3, 5)), jr.normal(jr.key(1), (3,))
+        )
         run = arrive(loss, jf.init.gaussian(DEEP, scale=0.6, key=jr.key(2)))
         assert run.status == jf.Status.CONVERGED
         assert left(loss, run.network) <= 1e-12
@@ -69,7 +73,7 @@ class TestHardStarts:
     def test_many_residual_layers(self):
         """Forty of them take twice as long to compile, and are in the benchmark."""
         x, readout = jr.normal(jr.key(0), (50, 5)), jr.normal(jr.key(5), (5,)) / 5**0.5
-        loss = jf.regression(x, x @ jr.normal(jr.key(1), (5,)), readout=readout)
+        loss = jf.Regression.from_data(x, x @ jr.normal(jr.key(1), (5,)), readout=readout)
         run = arrive(loss, jf.init.residual(5, 20, scale=1.0, key=jr.key(0)))
         assert run.status == jf.Status.CONVERGED
         assert left(loss, run.network) <= 1e-12
@@ -114,7 +118,7 @@ class TestVerdicts:
         )
         np.testing.assert_allclose(loss.excess(run.network), 0.25, rtol=1e-6)
         assert 0 <= run.remaining <= 1e-10
-        assert jf.determinant(loss, run.network) >= 0
+        assert jf.observables.determinant(loss, run.network) >= 0
 
     def test_an_artifact_of_rounding_shows_in_the_determinant(self):
         """Not normal, so that rounding breaks the balance, and the saddle is strict."""
@@ -122,13 +126,13 @@ class TestVerdicts:
         target = target.at[0].multiply(-jnp.sign(jnp.linalg.det(target)))
         loss = jf.Regression(target, jnp.eye(3), jnp.zeros(()))
         start = jf.DeepLinear((jnp.eye(3),) * 2)
-        watch = {"det": jf.determinant, "gap": jf.imbalance}
+        watch = {"det": jf.observables.determinant, "gap": jf.imbalance}
         run = arrive(loss, start, observe=watch)
         assert run.status == jf.Status.CONVERGED  # The exact flow is not.
         assert run.observed["gap"].max() < 1e-6  # And no conservation law shows it.
         assert run.observed["det"][0] > 0 > run.observed["det"][-1]
         # A run that watches does not get there.
-        crossed = lambda loss, network: jf.determinant(loss, network) < 0
+        crossed = lambda loss, network: jf.observables.determinant(loss, network) < 0
         stopped = arrive(loss, start, until=crossed)
         assert stopped.status != jf.Status.CONVERGED
 
@@ -260,14 +264,14 @@ def test_records_are_the_same_whichever_solver_is_at_work():
 def test_steps_capped_by_the_sharpness_let_an_explicit_solver_settle(problem):
     """Else its own error keeps the gradient from ever falling below the threshold."""
     start = jf.init.gaussian((5, 5, 5, 1), scale=0.5, key=jr.key(0))
-    still = lambda loss, network: jf.gradient_norm(loss, network) < 1e-8
+    still = lambda loss, network: jf.observables.gradient_norm(loss, network) < 1e-8
     stable = lambda loss, network: 3 / jf.sharpness(loss, network)
     options = dict(until=still, solver=dfx.Tsit5(), rtol=1e-5, max_steps=3000, throw=False)
     rattling = jf.gradient_flow(problem, start, (0.0, 1e6), **options)
     settled = jf.gradient_flow(problem, start, (0.0, 1e6), max_step=stable, **options)
     assert rattling.status == jf.Status.MAX_STEPS
     assert settled.status == jf.Status.CONVERGED
-    assert jf.gradient_norm(problem, settled.network) < 1e-8
+    assert jf.observables.gradient_norm(problem, settled.network) < 1e-8
 
 
 SOLVERS = [

@@ -106,7 +106,7 @@ class TestExact:
     def test_one_direction(self):
         """Curvature rises at rate 0.001, stops at 2/step size, and swings hold it there."""
         start = {"x": jnp.zeros(1), "m": 19.5 * jnp.eye(1)}
-        loss = jf.FunctionLoss(eqx.Partial(toy, jnp.full((1, 1), 0.01)))
+        loss = jf.losses.FunctionLoss(eqx.Partial(toy, jnp.full((1, 1), 0.01)))
         curvature = lambda loss, n: n["m"][0, 0]
         run = jf.central_flow(
             loss,
@@ -134,7 +134,7 @@ class TestExact:
         that they do are eigenvectors.
         """
         rates = jnp.array([[0.01, coupling / 2], [coupling / 2, 0.02]])
-        loss = jf.FunctionLoss(eqx.Partial(toy, rates))
+        loss = jf.losses.FunctionLoss(eqx.Partial(toy, rates))
         start = {"x": jnp.zeros(2), "m": 19.0 * jnp.eye(2)}
         run = jf.central_flow(
             loss, start, 3000, step_size=0.1, every=3000, directions=2, max_step=0.5
@@ -145,7 +145,7 @@ class TestExact:
 
     def test_too_few_directions_are_noticed(self):
         """Both rise at the same rate, and only one can be held."""
-        loss = jf.FunctionLoss(eqx.Partial(toy, 0.01 * jnp.eye(2)))
+        loss = jf.losses.FunctionLoss(eqx.Partial(toy, 0.01 * jnp.eye(2)))
         start = {"x": jnp.zeros(2), "m": jnp.diag(jnp.array([19.9, 19.0]))}
         run = jf.central_flow(loss, start, 1500, step_size=0.1, every=300, directions=1)
         assert run.edge.saturated
@@ -154,7 +154,7 @@ class TestExact:
     def test_directions_grow_until_they_are_enough(self, monkeypatch):
         """But not where nobody can look, or as many were asked for."""
         monkeypatch.setattr(module, "FEW", 1)
-        loss = jf.FunctionLoss(eqx.Partial(toy, 0.01 * jnp.eye(2)))
+        loss = jf.losses.FunctionLoss(eqx.Partial(toy, 0.01 * jnp.eye(2)))
         start = {"x": jnp.zeros(2), "m": jnp.diag(jnp.array([19.9, 19.0]))}
         go = lambda: jf.central_flow(loss, start, 1500, step_size=0.1, every=300)
         edge = go().edge
@@ -170,7 +170,7 @@ class TestExact:
         def parabola(strength, n):
             return strength * n["x"] ** 2 / 2
 
-        loss = jf.FunctionLoss(eqx.Partial(parabola, jnp.asarray(strength)))
+        loss = jf.losses.FunctionLoss(eqx.Partial(parabola, jnp.asarray(strength)))
         optimizer = eqx.Partial(optax.rmsprop, decay=0.99, eps=1e-16)
         run = jf.central_flow(
             loss,
@@ -183,11 +183,11 @@ class TestExact:
         )
         np.testing.assert_allclose(run.edge.modes[-1, 0], 0.02**2 / 4, rtol=1e-3)
         np.testing.assert_allclose(run.edge.eigenvalues[-1, 0], 100, rtol=1e-3)
-        assert run.edge.threshold == jf.stability_threshold(0.02)
+        assert run.edge.threshold == jf.observables.stability_threshold(0.02)
 
     def test_edges_are_those_of_the_optimizers(self):
         start = {"x": jnp.ones(1), "m": jnp.ones((1, 1))}
-        loss = jf.FunctionLoss(eqx.Partial(toy, jnp.ones((1, 1))))
+        loss = jf.losses.FunctionLoss(eqx.Partial(toy, jnp.ones((1, 1))))
         for optimizer, options in (
             (eqx.Partial(optax.sgd, momentum=0.9), {"momentum": 0.9}),
             (
@@ -199,7 +199,7 @@ class TestExact:
             run = jf.central_flow(
                 loss, start, 1, step_size=0.01, directions=1, optimizer=optimizer
             )
-            wanted = jf.stability_threshold(0.01, **options)
+            wanted = jf.observables.stability_threshold(0.01, **options)
             np.testing.assert_allclose(run.edge.threshold, wanted)
 
 
@@ -208,7 +208,7 @@ def case():
     """The paper's data, and a start whose flow would end at a sharpness of 25.19."""
     path = Path(__file__).parents[1] / "data" / "central_flow.json"
     data = json.loads(path.read_text())
-    problem = jf.regression(np.array(data["x"]), np.array(data["y"]))
+    problem = jf.Regression.from_data(np.array(data["x"]), np.array(data["y"]))
     network = jf.DeepLinear(tuple(jnp.array(w) for w in data["weights"]))
     return problem, network
 
@@ -217,8 +217,8 @@ def case():
 def shown(case):
     """Means of descent over 20 steps, around steps 100 and 300."""
     problem, network = case
-    centered = jf.time_averaged(jf.sharpness, step_size=0.1)
-    swing = eqx.Partial(jf.oscillation_variance, step_size=0.1)
+    centered = jf.observables.time_averaged(jf.sharpness, step_size=0.1)
+    swing = eqx.Partial(jf.observables.oscillation_variance, step_size=0.1)
     watch = {"loss": jf.loss_value, "sharpness": centered, "oscillation": swing}
     records = (*range(91, 111), *range(291, 311))
     descent = jf.gradient_descent(
@@ -266,7 +266,10 @@ class TestDescent:
     def test_limits_of_the_flow_get_flatter(self, case):
         """Numbers of another integration; with the rise of 0.1 % where the edge begins."""
         problem, network = case
-        steps, watch = (14, 18, 100, 440), {"limit": jf.at_flow_limit(jf.sharpness)}
+        steps, watch = (
+            (14, 18, 100, 440),
+            {"limit": jf.dynamics.at_flow_limit(jf.sharpness)},
+        )
         run = jf.gradient_descent(
             problem, network, 440, step_size=0.1, every=steps, observe=watch
         )
@@ -294,7 +297,7 @@ class TestTransformations:
             stiff = s * x**2 / 2 + 0.05 * s**2 * x**2 * t + 0.7 * x**4 * (1 + t)
             return stiff - rate * s + 0.3 * (t - 0.5) ** 2 + 0.02 * x * t**3
 
-        return jf.FunctionLoss(eqx.Partial(bowl, rate))
+        return jf.losses.FunctionLoss(eqx.Partial(bowl, rate))
 
     def run(self, rate, step_size, directions=1):
         start = {"x": jnp.zeros(()), "s": jnp.asarray(15.0), "t": jnp.asarray(0.1)}
@@ -343,7 +346,7 @@ class TestTransformations:
         start = {"x": jnp.zeros(2), "m": 19.9 * jnp.eye(2)}
 
         def modes(rates):
-            loss = jf.FunctionLoss(eqx.Partial(toy, rates))
+            loss = jf.losses.FunctionLoss(eqx.Partial(toy, rates))
             options = {"step_size": 0.1, "every": 500, "directions": 2}
             return jf.central_flow(loss, start, 500, **options).edge.modes[-1]
 
@@ -375,6 +378,6 @@ class TestTransformations:
 )
 def test_what_cannot_be(options, message):
     start = {"x": jnp.zeros(1), "m": jnp.ones((1, 1)), "t": jnp.zeros(1)}
-    loss = jf.FunctionLoss(eqx.Partial(toy, jnp.ones((1, 1))))
+    loss = jf.losses.FunctionLoss(eqx.Partial(toy, jnp.ones((1, 1))))
     with pytest.raises(ValueError, match=message):
         jf.central_flow(loss, start, **({"steps": 10, "step_size": 0.1} | options))

@@ -10,9 +10,13 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow.theory import marion_chizat_2024 as theory
+from jaxflow.papers import marion_chizat_2024 as theory
 
-WATCH = {"loss": jf.loss_value, "distance": jf.distance, "sharpness": jf.sharpness}
+WATCH = {
+    "loss": jf.loss_value,
+    "distance": jf.observables.distance,
+    "sharpness": jf.sharpness,
+}
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -21,7 +25,7 @@ def test_descent_agrees_with_the_independent_implementation(reference, number):
     data = reference["reference_datasets"]["jax0.4.27_threefry_partitionable_False"][
         "linear"
     ]
-    problem = jf.regression(np.array(data["X"]), np.array(data["y"]))
+    problem = jf.Regression.from_data(np.array(data["X"]), np.array(data["y"]))
     start = jf.DeepLinear(tuple(jnp.atleast_2d(jnp.array(w)) for w in case["W0"]))
     steps = [s for s in case["step"] if s <= 450]  # Beyond, rounding has its own way.
     run = jf.gradient_descent(
@@ -78,10 +82,12 @@ def test_observables_see_the_state_of_the_optimizer(problem, network):
     """The sharpness in Adam's metric, against a loop that keeps the state by hand."""
 
     def metric(loss, network, state):
-        return jf.sharpness(loss, network, preconditioner=jf.preconditioner(state))
+        return jf.sharpness(
+            loss, network, preconditioner=jf.observables.preconditioner(state)
+        )
 
     adam, steps = optax.adam(0.02), 6
-    watch = {"adam": jf.with_state(metric), "plain": jf.sharpness}
+    watch = {"adam": jf.dynamics.with_state(metric), "plain": jf.sharpness}
     with jax.numpy_dtype_promotion("standard"):
         run = jf.gradient_descent(
             problem, network, steps, optimizer=adam, every=2, observe=watch
@@ -92,7 +98,7 @@ def test_observables_see_the_state_of_the_optimizer(problem, network):
             update, state = adam.update(slope, state, network)
             network = optax.apply_updates(network, update)
             if k % 2 == 0:
-                size = jf.preconditioner(state)
+                size = jf.observables.preconditioner(state)
                 root = jnp.sqrt(jnp.concatenate([p.ravel() for p in size.weights]))
                 hessian = jf.hessian(problem, network).as_matrix()
                 wanted.append(jnp.linalg.eigvalsh(hessian / jnp.outer(root, root))[-1])
@@ -102,7 +108,7 @@ def test_observables_see_the_state_of_the_optimizer(problem, network):
 
 
 def test_only_descent_has_an_optimizer_to_observe(problem, network):
-    watch = {"state": jf.with_state(lambda loss, network, state: jnp.zeros(()))}
+    watch = {"state": jf.dynamics.with_state(lambda loss, network, state: jnp.zeros(()))}
     with pytest.raises(ValueError, match="only `gradient_descent` has"):
         jf.gradient_flow(problem, network, (0.0, 1.0), observe=watch)
 
@@ -277,7 +283,7 @@ def test_final_loss_has_derivatives_in_step_size_data_and_start(network):
     x, y = jr.normal(jr.key(4), (12, 5)), jr.normal(jr.key(5), (12, 1))
 
     def final(size, shift, scale):
-        problem = jf.regression(x, y + shift)
+        problem = jf.Regression.from_data(x, y + shift)
         start = jax.tree.map(lambda w: scale * w, network)
         run = jf.gradient_descent(problem, start, 40, step_size=size, every=10)
         return problem(run.network)

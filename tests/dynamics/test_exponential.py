@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
-from jaxflow.dynamics.krylov import krylov, phi
+from jaxflow._linalg.krylov import krylov, phi
 
 
 def exact_phi(z, highest):
@@ -133,7 +133,7 @@ def truth(problem, start):
 
 def test_order_five(problem, start, truth):
     counts = np.array([48, 72, 108, 162])
-    solver = jf.ExponentialRosenbrock(tolerance=1e-15)
+    solver = jf.dynamics.ExponentialRosenbrock(tolerance=1e-15)
     ends = [flat(steps(problem, start, jnp.asarray(n), solver)) for n in counts]
     errors = np.array([jnp.linalg.norm(end - truth, axis=1) for end in ends])
     orders = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -147,7 +147,7 @@ def test_linear_flows_are_exact_in_one_step(problem):
     covariance = jnp.diag(jnp.array([1e3, 10.0, 10.0, 0.1, 0.0]))
     loss = jf.Regression(jnp.ones((1, 5)), covariance, jnp.zeros(()))
     network = jf.DeepLinear((jnp.zeros((1, 5)),))
-    end = steps(loss, network, jnp.asarray(1), jf.ExponentialRosenbrock())
+    end = steps(loss, network, jnp.asarray(1), jf.dynamics.ExponentialRosenbrock())
     for k, time in enumerate(TIMES):
         wanted = 1 - jnp.exp(-2 * time * jnp.diagonal(covariance))
         np.testing.assert_allclose(end.weights[0][k, 0], wanted, atol=1e-12)
@@ -157,7 +157,7 @@ def test_linear_flows_are_exact_in_one_step(problem):
 def test_derivatives_are_those_of_the_flow(problem, start, truth):
     """Reverse and forward, in loss and start, at the end and inside steps."""
     del truth
-    solver = jf.ExponentialRosenbrock(tolerance=1e-15)
+    solver = jf.dynamics.ExponentialRosenbrock(tolerance=1e-15)
 
     def objective(loss, network, count, solver, adjoint=REVERSE):
         return jnp.sum(flat(steps(loss, network, count, solver, adjoint)) ** 3)
@@ -181,7 +181,7 @@ def test_derivatives_are_right_where_eigenvalues_coincide():
     loss = jf.Regression(2.0 * jnp.eye(3), jnp.eye(3), jnp.zeros(()))
     network = jf.DeepLinear((jnp.eye(3),) * 2)
     kick = jax.tree.map(lambda w: jr.normal(jr.key(5), w.shape), network)
-    solver = jf.ExponentialRosenbrock(tolerance=1e-15)
+    solver = jf.dynamics.ExponentialRosenbrock(tolerance=1e-15)
 
     @eqx.filter_jit
     def objective(size):
@@ -196,7 +196,7 @@ def test_derivatives_are_right_where_eigenvalues_coincide():
 def test_an_absurd_step_is_rejected(problem, start):
     flow = lambda first: dfx.diffeqsolve(
         dfx.ODETerm(velocity),
-        jf.ExponentialRosenbrock(),
+        jf.dynamics.ExponentialRosenbrock(),
         0.0,
         1e3,
         first,
@@ -215,7 +215,7 @@ def test_fields_that_depend_on_time_are_refused(problem, start):
     with pytest.raises(ValueError, match="does not depend on time"):
         dfx.diffeqsolve(
             dfx.ODETerm(moving),
-            jf.ExponentialRosenbrock(),
+            jf.dynamics.ExponentialRosenbrock(),
             0.0,
             1.0,
             0.1,
@@ -228,7 +228,9 @@ def test_derivatives_of_large_networks_are_refused():
     loss = jf.Regression(jnp.ones((1, 4001)), jnp.eye(4001), jnp.zeros(()))
     network = jf.DeepLinear((jnp.zeros((1, 4001)),))
     end = lambda n: jnp.sum(
-        steps(loss, n, jnp.asarray(1), jf.ExponentialRosenbrock(), REVERSE).weights[0]
+        steps(
+            loss, n, jnp.asarray(1), jf.dynamics.ExponentialRosenbrock(), REVERSE
+        ).weights[0]
     )
     assert jnp.isfinite(end(network))
     with pytest.raises(ValueError, match="at most 4000 weights, not 4001"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.theory import marion_chizat_2024 as theory
+from jaxflow.papers import marion_chizat_2024 as theory
 
 
 def end_to_end(loss, network):
@@ -27,9 +27,15 @@ def far(loss, network):
 def test_flow_agrees_with_the_independent_implementation(reference, number):
     case = reference["gradient_flow"][number]
     readout = None if case["p"] is None else np.array(case["p"])
-    problem = jf.regression(np.array(case["X"]), np.array(case["y"]), readout=readout)
+    problem = jf.Regression.from_data(
+        np.array(case["X"]), np.array(case["y"]), readout=readout
+    )
     start = jf.DeepLinear(tuple(jnp.atleast_2d(jnp.array(w)) for w in case["W0"]))
-    watch = {"excess": jf.excess_loss, "w": end_to_end, "sharpness": jf.sharpness}
+    watch = {
+        "excess": jf.observables.excess_loss,
+        "w": end_to_end,
+        "sharpness": jf.sharpness,
+    }
     times = np.array(case["t"], float)
     flow = jf.gradient_flow(
         problem, start, times, observe=watch, solver=dfx.Dopri8(), rtol=1e-12
@@ -58,14 +64,14 @@ def test_imbalance_is_conserved_up_to_the_tolerance(problem, network, rtol):
 
 @pytest.fixture(scope="module")
 def long_flow(problem, network):
-    watch = {"excess": jf.excess_loss, "network": jf.weights}
+    watch = {"excess": jf.observables.excess_loss, "network": jf.weights}
     return jf.gradient_flow(problem, network, jnp.linspace(0.0, 60.0, 61), observe=watch)
 
 
 def test_flow_arrives_and_says_so(problem, long_flow):
     assert long_flow.status == jf.Status.CONVERGED
     assert long_flow.ok
-    assert jf.distance(problem, long_flow.network) < 1e-6
+    assert jf.observables.distance(problem, long_flow.network) < 1e-6
 
 
 def test_loss_falls_along_the_flow(long_flow):
@@ -88,7 +94,7 @@ def test_until_stops_the_flow_and_the_last_record_is_the_end(problem, network, l
         problem,
         network,
         jnp.linspace(0.0, 60.0, 61),
-        observe={"excess": jf.excess_loss},
+        observe={"excess": jf.observables.excess_loss},
         until=far,
     )
     stopped = float(flow.time[-1])
@@ -158,7 +164,7 @@ def test_in_a_program_it_takes_the_same_way(problem, network, scale, times, monk
     watched = lambda *task: (calls.append(task), stiff(*task))[1]
     monkeypatch.setattr("jaxflow.dynamics.flow._stiff", watched)
     run = lambda network: jf.gradient_flow(
-        loss, network, times, observe={"product": jf.singular_values}
+        loss, network, times, observe={"product": jf.observables.singular_values}
     )
     alone = run(network)
     assert len(calls) == (scale > 1)
@@ -202,7 +208,7 @@ def test_end_of_flow_has_the_derivative_of_the_loss_in_time(problem, network):
     follow = ft.partial(jf.gradient_flow, rtol=1e-10, solver=dfx.Tsit5())
     end = jnp.asarray(1.5)
     there = follow(problem, network, jnp.array([0.0, 1.5])).network
-    wanted = -(jf.gradient_norm(problem, there) ** 2)
+    wanted = -(jf.observables.gradient_norm(problem, there) ** 2)
     np.testing.assert_allclose(jax.grad(final)(end), wanted, rtol=1e-6)
 
 
@@ -338,7 +344,7 @@ def test_forward_slopes_of_several_directions_are_those_of_one(problem, network)
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(jf.MLP, marks=pytest.mark.exhaustive), jf.ResidualMLP]
+    "kind", [pytest.param(jf.MLP, marks=pytest.mark.exhaustive), jf.networks.ResidualMLP]
 )
 def test_nonlinear_networks_flow_where_small_steps_of_descent_go(kind):
     """Descent is behind by its step size, so that two sizes say where it tends to."""

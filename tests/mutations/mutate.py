@@ -41,10 +41,14 @@ import sklearn.datasets  # noqa: F401
 import xarray  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
-MUTATED = ("losses.py", "dynamics", "observables", "theory")
+MUTATED = ("losses", "dynamics", "observables", "committee", "papers")
 TESTS = (
-    *("tests/theory", "tests/observables", "tests/dynamics", "tests/test_losses.py"),
-    *("tests/test_patterns.py", "tests/test_variants.py", "tests/test_families.py"),
+    *("tests/theory", "tests/observables", "tests/dynamics", "tests/losses/test_losses.py"),
+    *(
+        "tests/committee/test_problems.py",
+        "tests/losses/test_transforms.py",
+        "tests/test_families.py",
+    ),
 )
 OPTIONS = (
     *(

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, PartitionSpec
 import jaxflow as jf
 
 x = jr.normal(jr.key(0), (20, 3))
-problem = jf.regression(x, x @ jnp.ones((3, 1)))
+problem = jf.Regression.from_data(x, x @ jnp.ones((3, 1)))
 
 
 def error(weights):

@@ -25,9 +25,11 @@ def rank_one():
 def test_balanced_rank_one_layers_are_aligned_and_flat_in_rank(problem, rank_one):
     np.testing.assert_allclose(jf.alignment(problem, rank_one), 1, rtol=1e-12)
     np.testing.assert_allclose(jf.imbalance(problem, rank_one), 0, atol=1e-14)
-    np.testing.assert_allclose(jf.stable_rank(problem, rank_one), 1, rtol=1e-12)
-    np.testing.assert_allclose(jf.rank_one_gap(problem, rank_one), 0, atol=1e-14)
-    np.testing.assert_allclose(jf.gains(problem, rank_one), 0.8, rtol=1e-12)
+    np.testing.assert_allclose(jf.observables.stable_rank(problem, rank_one), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jf.observables.rank_one_gap(problem, rank_one), 0, atol=1e-14
+    )
+    np.testing.assert_allclose(jf.observables.gains(problem, rank_one), 0.8, rtol=1e-12)
 
 
 def test_alignment_agrees_with_numpy(problem, ragged):
@@ -52,7 +54,7 @@ def test_random_layers_have_the_random_baseline(problem):
 
 
 def test_singular_values_are_filled_up(problem, ragged):
-    values = jf.singular_values(problem, ragged)
+    values = jf.observables.singular_values(problem, ragged)
     assert values.shape == (3, 4)
     assert jnp.isnan(values).sum(axis=1).tolist() == [0, 1, 2]
     wanted = np.linalg.svd(np.asarray(ragged.weights[2]), compute_uv=False)
@@ -64,24 +66,30 @@ def test_imbalance_and_gap_agree_with_their_definitions(problem, ragged):
     wanted = [np.linalg.norm(b.T @ b - a @ a.T), np.linalg.norm(c.T @ c - b @ b.T)]
     np.testing.assert_allclose(jf.imbalance(problem, ragged), wanted, rtol=1e-12)
     gaps = [np.linalg.norm(w) ** 2 - np.linalg.norm(w, 2) ** 2 for w in (a, b, c)]
-    np.testing.assert_allclose(jf.rank_one_gap(problem, ragged), gaps, rtol=1e-10)
+    np.testing.assert_allclose(
+        jf.observables.rank_one_gap(problem, ragged), gaps, rtol=1e-10
+    )
     ranks = [(np.linalg.norm(w) / np.linalg.norm(w, 2)) ** 2 for w in (a, b, c)]
-    np.testing.assert_allclose(jf.stable_rank(problem, ragged), ranks, rtol=1e-10)
+    np.testing.assert_allclose(
+        jf.observables.stable_rank(problem, ragged), ranks, rtol=1e-10
+    )
 
 
 def test_gains_multiply_to_the_gain_of_the_network(problem, ragged):
     signal = jnp.array([1.0, -2.0, 0.5, 0.0])
     total = jnp.linalg.norm(ragged(signal)) / jnp.linalg.norm(signal)
-    gains = jf.gains(problem, ragged, signal=signal)
+    gains = jf.observables.gains(problem, ragged, signal=signal)
     np.testing.assert_allclose(jnp.prod(gains), total, rtol=1e-12)
     top = jnp.linalg.norm(ragged.product, 2)
-    np.testing.assert_allclose(jnp.prod(jf.gains(problem, ragged)), top, rtol=1e-12)
+    np.testing.assert_allclose(
+        jnp.prod(jf.observables.gains(problem, ragged)), top, rtol=1e-12
+    )
 
 
 def test_the_origin_has_no_structure_and_no_nan(problem, ragged):
     zero = jax.tree.map(jnp.zeros_like, ragged)
-    assert jf.stable_rank(problem, zero).tolist() == [0, 0, 0]
-    assert jf.gains(problem, zero).tolist() == [0, 0, 0]
+    assert jf.observables.stable_rank(problem, zero).tolist() == [0, 0, 0]
+    assert jf.observables.gains(problem, zero).tolist() == [0, 0, 0]
     assert jf.imbalance(problem, zero).tolist() == [0, 0]
     assert jnp.isfinite(jf.alignment(problem, zero)).all()
 
@@ -112,7 +120,7 @@ def test_ties_of_singular_values_count_within_the_tolerance(problem):
     both = {"tolerance": 1e-9}
     np.testing.assert_allclose(jf.alignment(problem, network, **both), 1, rtol=1e-12)
     np.testing.assert_allclose(
-        jf.random_alignment(problem, network, **both), (3 / 4) ** 0.5
+        jf.observables.random_alignment(problem, network, **both), (3 / 4) ** 0.5
     )
 
 
@@ -125,7 +133,9 @@ def test_ties_are_with_the_last_singular_value_that_counts(problem):
     options = {"rank": 2, "tolerance": 1e-9}
     np.testing.assert_allclose(jf.alignment(problem, network, **options), 1, rtol=1e-12)
     np.testing.assert_allclose(
-        jf.random_alignment(problem, network, **options), (3 / 4) ** 0.5, rtol=1e-12
+        jf.observables.random_alignment(problem, network, **options),
+        (3 / 4) ** 0.5,
+        rtol=1e-12,
     )
 
 
@@ -142,13 +152,15 @@ def test_the_chance_of_two_sizes_is_that_of_random_spaces(problem):
     options = {"tolerance": 1e-9}
     squares = jax.vmap(lambda n: jf.alignment(problem, n, **options)[0] ** 2)(networks)
     one = jax.tree.map(lambda w: w[0], networks)
-    wanted = float(jf.random_alignment(problem, one, **options)[0]) ** 2
+    wanted = float(jf.observables.random_alignment(problem, one, **options)[0]) ** 2
     assert wanted == pytest.approx(2 / 6)
     assert abs(jnp.mean(squares) - wanted) < 4 * jnp.std(squares) / 20
 
 
 def test_a_path_is_coupled_where_its_states_are_singular_vectors(problem, rank_one, ragged):
-    np.testing.assert_allclose(jf.path_coupling(problem, rank_one), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jf.observables.path_coupling(problem, rank_one), 1, rtol=1e-12
+    )
     start = np.linalg.svd(np.asarray(ragged.product))[2][0]
     wanted = []
     for w in map(np.asarray, ragged.weights):
@@ -156,14 +168,18 @@ def test_a_path_is_coupled_where_its_states_are_singular_vectors(problem, rank_o
         back = w.T @ then
         wanted.append(back @ start / np.linalg.norm(back) / np.linalg.norm(start))
         start = then
-    np.testing.assert_allclose(jf.path_coupling(problem, ragged), wanted, rtol=1e-10)
+    np.testing.assert_allclose(
+        jf.observables.path_coupling(problem, ragged), wanted, rtol=1e-10
+    )
     assert min(wanted) < 0.95
 
 
 def test_a_path_need_not_be_of_top_singular_vectors(problem):
     layers = ([1.0, 2**0.5], [1.0, 0.0], [1.0, 1.5**0.5])
     network = jf.DeepLinear(tuple(jnp.diag(jnp.array(layer)) for layer in layers))
-    np.testing.assert_allclose(jf.path_coupling(problem, network), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jf.observables.path_coupling(problem, network), 1, rtol=1e-12
+    )
     np.testing.assert_allclose(jf.alignment(problem, network), 0, atol=1e-12)
 
 
@@ -176,9 +192,9 @@ def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
     np.testing.assert_allclose(at_x.product, jax.jacfwd(network)(x), rtol=1e-12)
     near = (network(x + 1e-6 * step) - network(x - 1e-6 * step)) / 2e-6
     total = jnp.linalg.norm(near) / jnp.linalg.norm(step)
-    gains = jf.gains(problem, at_x, signal=step)
+    gains = jf.observables.gains(problem, at_x, signal=step)
     np.testing.assert_allclose(jnp.prod(gains), total, rtol=1e-8)
-    whole = jf.gains(problem, network, signal=x)
+    whole = jf.observables.gains(problem, network, signal=x)
     np.testing.assert_allclose(
         jnp.prod(whole), jnp.linalg.norm(network(x)) / jnp.linalg.norm(x), rtol=1e-12
     )
@@ -191,7 +207,12 @@ def test_structure_at_an_input_is_that_of_the_layers_jacobians(problem):
 def test_layers_of_the_users_own_module_are_its_matrices(problem):
     module = eqx.nn.MLP(3, 2, 4, 2, key=jr.key(2))
     layers = jf.DeepLinear(tuple(layer.weight for layer in module.layers))
-    for measure in (jf.alignment, jf.random_alignment, jf.imbalance, jf.stable_rank):
+    for measure in (
+        jf.alignment,
+        jf.observables.random_alignment,
+        jf.imbalance,
+        jf.observables.stable_rank,
+    ):
         np.testing.assert_array_equal(measure(problem, module), measure(problem, layers))
     run = jf.gradient_descent(
         lambda module: jnp.sum(module(jnp.ones(3)) ** 2),
@@ -216,12 +237,12 @@ def test_what_is_no_chain_of_matrices_is_refused(problem, module):
     with pytest.raises(ValueError, match="chain of layers with a weight matrix"):
         jf.alignment(problem, module)
     with pytest.raises(ValueError, match="known of layered networks"):
-        jf.gains(problem, module, signal=jnp.ones(3))
+        jf.observables.gains(problem, module, signal=jnp.ones(3))
 
 
 def test_signals_that_do_not_fit_are_refused(problem, ragged):
     with pytest.raises(ValueError, match=r"4 inputs, but has shape \(3,\)"):
-        jf.path_coupling(problem, ragged, signal=jnp.ones(3))
+        jf.observables.path_coupling(problem, ragged, signal=jnp.ones(3))
     network = jf.MLP(ragged.weights, jnp.tanh)
     with pytest.raises(ValueError, match="needs a `signal`"):
-        jf.gains(problem, network)
+        jf.observables.gains(problem, network)

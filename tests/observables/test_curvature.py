@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.theory import marion_chizat_2024 as theory
+from jaxflow.papers import marion_chizat_2024 as theory
 
 NETWORK = jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=jr.key(1))
 PARTS = ("hessian", "gauss_newton", "residual")
@@ -28,7 +28,9 @@ def dense(loss, network):
 def test_hessian_agrees_with_the_independent_implementation(reference, number):
     case = reference["hessian_cases"][number]
     readout = None if case["p"] is None else np.array(case["p"])
-    problem = jf.regression(np.array(case["X"]), np.array(case["y"]), readout=readout)
+    problem = jf.Regression.from_data(
+        np.array(case["X"]), np.array(case["y"]), readout=readout
+    )
     network = jf.DeepLinear(tuple(jnp.atleast_2d(jnp.array(w)) for w in case["Ws"]))
     eigenvalues = dense(problem, network)
     np.testing.assert_allclose(problem(network), case["loss"], rtol=1e-10)
@@ -36,7 +38,7 @@ def test_hessian_agrees_with_the_independent_implementation(reference, number):
     np.testing.assert_allclose(eigenvalues[-1], case["lam_min"], rtol=1e-10)
     np.testing.assert_allclose(eigenvalues.sum(), case["hess_trace"], rtol=1e-10)
     np.testing.assert_allclose(jf.sharpness(problem, network), case["lam_max"], rtol=1e-10)
-    squared = jf.gradient_norm(problem, network) ** 2
+    squared = jf.observables.gradient_norm(problem, network) ** 2
     np.testing.assert_allclose(squared, case["grad_norm_sq"], rtol=1e-10)
 
 
@@ -73,7 +75,9 @@ def places(problem):
     }
 
 
-@pytest.mark.parametrize("place", places(jf.regression(jnp.eye(5), jnp.ones((5, 1)))))
+@pytest.mark.parametrize(
+    "place", places(jf.Regression.from_data(jnp.eye(5), jnp.ones((5, 1))))
+)
 def test_extreme_eigenvalues_are_right_everywhere(problem, place):
     network = places(problem)[place]
     wanted = dense(problem, network)
@@ -100,7 +104,9 @@ def test_vectors_are_unit_eigenvectors(problem, network):
 
 def test_repeated_eigenvalues_are_found_as_often_as_they_occur():
     """White inputs and equal singular values: the top eigenvalue of depth 2 is fourfold."""
-    problem = jf.regression(2.0 * jnp.eye(4), jnp.diag(jnp.array([2.0, 2.0, 1.0, 0.5])))
+    problem = jf.Regression.from_data(
+        2.0 * jnp.eye(4), jnp.diag(jnp.array([2.0, 2.0, 1.0, 0.5]))
+    )
     network = jf.init.balanced(problem.target, 2)
     wanted = dense(problem, network)
     assert wanted[0] - wanted[3] < 1e-10
@@ -214,7 +220,7 @@ def test_a_budget_that_is_too_small_is_admitted():
 
 @pytest.mark.parametrize("widths", [(1, 1), (3, 1), (1, 1, 1, 1)])
 def test_tiny_networks(widths):
-    problem = jf.regression(
+    problem = jf.Regression.from_data(
         jr.normal(jr.key(0), (6, widths[0])), jr.normal(jr.key(1), (6, 1))
     )
     network = jf.init.gaussian(widths, scale=0.7, key=jr.key(2))
@@ -248,13 +254,13 @@ def test_weight_decay_raises_every_curvature(problem, network):
 def test_small_matrix_is_the_hessian_at_a_minimum(outputs, readout):
     fixed = jr.normal(jr.key(3), (outputs, 4)) if readout else None
     last = 4 if readout else outputs
-    problem = jf.regression(
+    problem = jf.Regression.from_data(
         jr.normal(jr.key(0), (9, 3)), jr.normal(jr.key(1), (9, outputs)), readout=fixed
     )
     target = problem.target if fixed is None else jnp.linalg.pinv(fixed) @ problem.target
     network = jf.init.balanced(target, 3, width=4)
     assert network.widths == (3, 4, 4, last)
-    exact = jf.linear_gauss_newton_spectrum(problem, network)
+    exact = jf.observables.linear_gauss_newton_spectrum(problem, network)
     wanted = dense(problem, network)
     assert exact.shape == (3 * outputs,)
     np.testing.assert_allclose(exact, wanted[: exact.size], rtol=1e-9)
@@ -352,7 +358,9 @@ def test_preconditioned_sharpness_has_the_derivative_of_the_dense_eigenvalue(
 
 def test_the_mean_of_a_repeated_eigenvalue_has_its_exact_derivative():
     """Fourfold at the top, where one eigenvalue alone has a kink."""
-    problem = jf.regression(2.0 * jnp.eye(4), jnp.diag(jnp.array([2.0, 2.0, 1.0, 0.5])))
+    problem = jf.Regression.from_data(
+        2.0 * jnp.eye(4), jnp.diag(jnp.array([2.0, 2.0, 1.0, 0.5]))
+    )
     network = jf.init.balanced(problem.target, 2)
     keys = jr.split(jr.key(0), 2)
     direction = jf.DeepLinear(tuple(jr.normal(k, (4, 4)) for k in keys))

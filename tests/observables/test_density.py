@@ -15,12 +15,12 @@ def dense(loss, network, part="hessian"):
 
 
 def sampled(loss, network, **options):
-    return jf.spectral_density(loss, network, exact=0, **options)
+    return jf.observables.spectral_density(loss, network, exact=0, **options)
 
 
 @pytest.mark.parametrize("part", ["hessian", "gauss_newton"])
 def test_small_networks_are_exact(problem, network, part):
-    found = jf.spectral_density(problem, network, part=part)
+    found = jf.observables.spectral_density(problem, network, part=part)
     wanted = dense(problem, network, part)
     np.testing.assert_allclose(found.values, wanted[None], atol=1e-12)
     np.testing.assert_allclose(found.trace, jnp.sum(wanted), rtol=1e-10)
@@ -34,7 +34,7 @@ def test_small_networks_are_exact(problem, network, part):
 def test_estimates_are_within_their_errors(problem, network):
     """Two hundred seeds: the scores of trace, norm and density have the unit variance."""
     grid = jnp.linspace(-5.0, 20.0, 12)
-    exact = jf.spectral_density(problem, network)
+    exact = jf.observables.spectral_density(problem, network)
     sees = lambda found: (found.trace, found.frobenius, found(grid, width=2.0)[0])
     errors = lambda found: (
         found.trace_error,
@@ -56,7 +56,7 @@ def test_estimates_are_within_their_errors(problem, network):
 def test_weights_sum_to_one_where_krylov_spaces_are_exhausted(size):
     """The origin with decay has one eigenvalue, without it none but zero."""
     network = jf.DeepLinear((jnp.zeros((4, 4)), jnp.zeros((4, 4)), jnp.zeros((1, 4))))
-    problem = jf.regression(jnp.eye(4), jnp.ones((4, 1)))
+    problem = jf.Regression.from_data(jnp.eye(4), jnp.ones((4, 1)))
     found = sampled(problem + jf.WeightDecay(size), network, probes=3, matvecs=30)
     np.testing.assert_allclose(jnp.sum(found.weights, axis=1), 1, rtol=1e-12)
     moments = jnp.sum(found.weights * found.values, axis=1)
@@ -83,7 +83,7 @@ def test_single_precision_stays_single(problem, network):
 @pytest.mark.parametrize("exact", [0, 100])
 def test_trace_and_norm_have_exact_derivatives(problem, network, exact):
     def summary(network):
-        found = jf.spectral_density(problem, network, exact=exact, probes=4)
+        found = jf.observables.spectral_density(problem, network, exact=exact, probes=4)
         return found.trace + found.frobenius
 
     direction = jax.tree.map(
@@ -103,14 +103,16 @@ def test_trace_and_norm_have_exact_derivatives(problem, network, exact):
 
 def test_the_derivative_of_the_norm_at_zero_curvature_is_zero():
     network = jf.DeepLinear((jnp.zeros((4, 4)), jnp.zeros((4, 4)), jnp.zeros((1, 4))))
-    problem = jf.regression(jnp.eye(4), jnp.ones((4, 1)))
-    slope = jax.grad(lambda n: jf.spectral_density(problem, n).frobenius)(network)
+    problem = jf.Regression.from_data(jnp.eye(4), jnp.ones((4, 1)))
+    slope = jax.grad(lambda n: jf.observables.spectral_density(problem, n).frobenius)(
+        network
+    )
     assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(slope))
 
 
 def test_a_preconditioner_divides(problem, network):
     sizes = jax.tree.map(lambda w: jnp.full_like(w, 4.0), network)
-    found = jf.spectral_density(problem, network, preconditioner=sizes)
+    found = jf.observables.spectral_density(problem, network, preconditioner=sizes)
     wanted = dense(problem, network) / 4
     np.testing.assert_allclose(found.values[0], wanted, atol=1e-12)
 
@@ -119,7 +121,7 @@ def test_densities_are_batched(problem):
     networks = jax.vmap(lambda k: jf.init.gaussian((5, 5, 5, 1), scale=0.4, key=k))(
         jr.split(jr.key(0), 3)
     )
-    found = eqx.filter_vmap(lambda n: jf.spectral_density(problem, n))(networks)
+    found = eqx.filter_vmap(lambda n: jf.observables.spectral_density(problem, n))(networks)
     assert found.values.shape == (3, 1, 55)
 
 
@@ -132,4 +134,4 @@ def test_densities_are_batched(problem):
 )
 def test_options_are_checked(problem, network, options, fact):
     with pytest.raises(ValueError, match=fact):
-        jf.spectral_density(problem, network, **options)
+        jf.observables.spectral_density(problem, network, **options)

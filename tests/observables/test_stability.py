@@ -46,11 +46,11 @@ def growth(optimizer, start, steps=4000):
 @pytest.mark.parametrize(("options", "build"), SGD)
 def test_descent_diverges_just_above_the_threshold_and_not_below(options, build):
     sharpness = jf.sharpness(PROBLEM, START)
-    critical = jf.stability_threshold(1.0, **options) / sharpness
+    critical = jf.observables.stability_threshold(1.0, **options) / sharpness
     for factor, diverges in ((0.99, False), (1.01, True)):
         optimizer = build(factor * critical)
         assert (growth(optimizer, START) > 1e3) == diverges
-        below = jf.stability_threshold(factor * critical, **options) < sharpness
+        below = jf.observables.stability_threshold(factor * critical, **options) < sharpness
         assert below == diverges
 
 
@@ -95,11 +95,11 @@ def test_adaptive_optimizers_diverge_just_above_their_threshold(name):
     options, build, given = ADAPTIVE[name]
     # So little gradient that it leaves the moments alone.
     start = jax.tree.map(lambda w: 1e-6 * w, START)
-    metric = jf.preconditioner(frozen(build(1.0)).init(start), **given)
+    metric = jf.observables.preconditioner(frozen(build(1.0)).init(start), **given)
     sharpness = jf.sharpness(PROBLEM, start, preconditioner=metric)
     wanted = jnp.max(2 * CURVES / metric.weights[0][0])
     np.testing.assert_allclose(sharpness, wanted, rtol=1e-12)
-    critical = jf.stability_threshold(1.0, **options) / sharpness
+    critical = jf.observables.stability_threshold(1.0, **options) / sharpness
     for factor, diverges in ((0.99, False), (1.01, True)):
         optimizer = frozen(build(factor * critical))
         assert (growth(optimizer, start, steps=1500) > 10) == diverges
@@ -122,7 +122,7 @@ def test_the_preconditioner_is_what_the_update_divides_by():
         for scale in (size, 0.7 * size, 1.3 * size):
             gradient = jax.tree.map(lambda g, s=scale: s * g, jax.grad(PROBLEM)(START))
             update, state = optimizer.update(gradient, state, START)
-        metric = jf.preconditioner(state, **options)
+        metric = jf.observables.preconditioner(state, **options)
         # What an update divides by: momentum, if there is any, is in the state.
         first = next((p.mu for p in state if hasattr(p, "mu")), gradient)
         divided = jax.tree.map(lambda m, p: -0.1 * m / p, first, metric)
@@ -139,7 +139,7 @@ def test_the_preconditioner_is_what_the_update_divides_by():
 )
 def test_other_optimizers_are_refused(optimizer, fact):
     with pytest.raises(ValueError, match=fact):
-        jf.preconditioner(optimizer.init(START))
+        jf.observables.preconditioner(optimizer.init(START))
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_other_optimizers_are_refused(optimizer, fact):
 )
 def test_options_are_checked(options, fact):
     with pytest.raises(ValueError, match=fact):
-        jf.stability_threshold(**options)
+        jf.observables.stability_threshold(**options)

@@ -1,5 +1,0 @@
-"""Many runs: sweeps over grids and seeds, their storage, and the papers' experiments."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,36 @@
+r"""What it descends: losses, scalar functions of a network that carry their data.
+
+**One convention.** The squared error is $\frac1n \sum_i \|f(x_i) - y_i\|^2$: a mean over
+samples, a sum over outputs, no factor one half; weight decay is $\gamma \|\theta\|^2$. For
+any other convention multiply: `0.5 * loss` is a loss whose gradient, Hessian and sharpness
+are half as large, and whose flow takes the same path at half the speed.
+"""
+
+from .base import (
+    AbstractLoss as AbstractLoss,
+)
+from .functions import (
+    FunctionLoss as FunctionLoss,
+)
+from .noise import (
+    ExpectedNoisyLoss as ExpectedNoisyLoss,
+    SampledNoisyLoss as SampledNoisyLoss,
+)
+from .regression import (
+    Regression as Regression,
+    whiten as whiten,
+)
+from .regularizers import (
+    WeightDecay as WeightDecay,
+)
+from .samples import (
+    CrossEntropy as CrossEntropy,
+    MatrixSensing as MatrixSensing,
+    MeanSquaredError as MeanSquaredError,
+)
+from .transforms import (
+    Normalized as Normalized,
+    Replicated as Replicated,
+    Scheduled as Scheduled,
+    replica_mean as replica_mean,
+)
