@@ -22,7 +22,7 @@ from common import report
 
 import jaxflow as jf
 from jaxflow.papers._data import paper_data, paper_readout
-from jaxflow.papers.marion_chizat_2024.experiment import PARTS
+from jaxflow.papers.marion_chizat_2024.experiment import EXPERIMENT
 
 # What the published script asks for: millions of steps of each kind of network.
 MILLIONS = {
@@ -94,7 +94,7 @@ def whole(words):
 
 
 def rows(options):
-    linear = [name for name in PARTS if name != "gelu"]
+    linear = [name for name in EXPERIMENT.parts if name != "gelu"]
     words = ["run", "marion-chizat-2024", *(["--quick"] if options.quick else [])]
     for case, more in (("linear", ["--only", *linear]), ("all", [])):
         seconds = whole([*words, *more])

@@ -8,7 +8,6 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from .papers._experiment import brief
 from .stored import Stored
 from .sweeps.owned import building, check_free, replace, stamp
 from .sweeps.paths import local_path
@@ -83,6 +82,27 @@ def page(found: Stored) -> str:
         axes=_table(found.axes(), "Axes of the data"),
         provenance=_table(found.provenance(), "Where it comes from"),
     )
+
+
+def brief(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """A table as it is shown: shares that are all zero make it wider, and no wiser."""
+    empty = [name for name in rows if set(rows[name]) == {"0%"}]
+    return rows.drop(columns=empty)
+
+
+def print_table(rows: "pd.DataFrame"):
+    """Print a table to the terminal, however narrow that is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = brief(rows)
+    table = Table(*rows.columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console = Console()
+    console.width = max(console.width, 160)  # Better wrapped by the terminal than cut.
+    console.print(table)
 
 
 def _figure(name: str, figure: "Figure") -> str:

@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "plotting": {"dynamics", "sweeps"},
     "papers": {"networks", "losses", "init", "dynamics", "sweeps", "plotting"},
     "stored": {"papers", "plotting", "sweeps"},
-    "report": {"papers", "stored", "sweeps"},
-    "cli": {"papers", "report", "stored", "sweeps"},
+    "report": {"stored", "sweeps"},
+    "runner": {"report", "sweeps"},
+    "cli": {"papers", "report", "runner", "stored"},
     "__main__": {"cli"},
 }
 FILES = {

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow import runner
 from jaxflow.cli import main
 from jaxflow.papers import catalogue
 from jaxflow.papers.marion_chizat_2024 import flat_minima
-from jaxflow.sweeps import sweeps
 from jaxflow.sweeps.owned import stamp
 
 SMALL = (
@@ -83,9 +83,7 @@ def test_answers_tell_what_there_is(capsys, words, fact):
     assert fact in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words", ["list", "--help", "run flat-minima --help", "show --help"]
-)
+@pytest.mark.parametrize("words", ["list", "--help", "run --help", "show --help"])
 def test_answers_wait_for_no_slow_import(words):
     program = (
         "import atexit, sys\n"
@@ -117,7 +115,7 @@ def test_answers_wait_for_no_slow_import(words):
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, words, fact):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweeps, "sweep", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(runner, "sweep", lambda *_, **__: pytest.fail("it ran"))
     assert call(f"run {words}") != 0
     printed = capsys.readouterr()
     assert fact in printed.out + printed.err

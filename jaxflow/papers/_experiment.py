@@ -1,15 +1,20 @@
-"""What experiments of several parts share: their choice, their run, table and figures."""
+"""What experiments share: parts that are run, tabulated and drawn together."""
 
 import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
+import jax
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from .. import init
+from ..networks import DeepLinear
+from ..sweeps import sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +25,17 @@ class Plan:
         key: Randomness of all sweeps.
         seeds: How many seeds were asked for, if at all.
         quick: Whether a look is enough.
-        sweep: How to sweep, from a name, a run and what `jaxflow.sweep` takes.
+        sweep: How to sweep, from a name, a run and what `jaxflow.sweep` takes; by default
+            that.
 
     Raises:
         ValueError: If `seeds` is not positive.
     """
 
-    key: Any
+    key: jax.Array
     seeds: int | None
     quick: bool
-    sweep: Callable[..., "xr.Dataset"]
+    sweep: Callable[..., xr.Dataset] | None
 
     def __post_init__(self):
         if self.seeds is not None and self.seeds < 1:
@@ -39,48 +45,102 @@ class Plan:
         """The number of seeds, if the whole experiment has `full`."""
         return 2 if self.quick and self.seeds is None else self.seeds or full
 
-    def __call__(self, name: str, run, *, seeds: int, **grid) -> "xr.Dataset":
-        return self.sweep(name, run, key=self.key, seeds=seeds, **grid)
+    def __call__(self, name: str, run, *, seeds: int, **grid) -> xr.Dataset:
+        return (self.sweep or named)(name, run, key=self.key, seeds=seeds, **grid)
 
 
-def choose(only: tuple[str, ...] | None, parts: Mapping[str, str]) -> tuple[str, ...]:
-    """The parts that were asked for: all of them if none was.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One question of an experiment, and all that answers it.
 
-    Raises:
-        ValueError: If `only` names something else.
+    Args:
+        title: What it is about: the title of its figure.
+        compute: The labeled results of a plan.
+        rows: Their rows of the table.
+        panel: Draws them into axes, of which there are two in a row.
+        figure_rows: How many rows there are, or a function of the results that says so.
+        cost: How long it takes beside other parts: the longest begin first.
     """
-    names = tuple(parts) if only is None else only
-    if wrong := [name for name in names if name not in parts]:
-        raise ValueError(f"`only` must name some of {', '.join(parts)}, but names {wrong}.")
-    return names
+
+    title: str
+    compute: Callable[[Any], xr.Dataset]
+    rows: Callable[[xr.Dataset], Iterable[dict[str, Any]]]
+    panel: Callable[[xr.Dataset, Any], None]
+    figure_rows: int | Callable[[xr.Dataset], int] = 1
+    cost: int = 0
 
 
-def together(
-    names: tuple[str, ...],
-    jobs: Mapping[str, Callable[[Any], "xr.Dataset"]],
-    plan: Any,
-    parts: Mapping[str, str],
-    progress: Callable[[str], Any],
-) -> "xr.DataTree":
-    """What jobs return of a plan, in the order of the parts; the longest jobs first."""
-    import xarray as xr
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Parts that are run at once, in one table, and with a figure each.
 
-    def part(name):
-        found = jobs[name](plan)
-        progress(f"done: {parts[name]}")
-        return found
+    Args:
+        title: What stands above all figures.
+        parts: The parts by name, in the order in which they are shown.
+    """
 
-    found = run_concurrently(
-        {name: ft.partial(part, name) for name in jobs if name in names}
-    )
-    return xr.DataTree.from_dict({name: found[name] for name in parts if name in names})
+    title: str
+    parts: Mapping[str, Part]
+
+    def choose(self, only: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The parts that were asked for: all of them if none was.
+
+        Raises:
+            ValueError: If `only` names something else.
+        """
+        names = tuple(self.parts) if only is None else only
+        if wrong := [name for name in names if name not in self.parts]:
+            known = ", ".join(self.parts)
+            raise ValueError(f"`only` must name some of {known}, but names {wrong}.")
+        return tuple(name for name in self.parts if name in names)
+
+    def run(
+        self, only: tuple[str, ...] | None, plan: Plan, progress: Callable[[str], Any]
+    ) -> xr.DataTree:
+        """The results of some parts, or all, as a tree."""
+
+        def compute(name):
+            found = self.parts[name].compute(plan)
+            progress(f"done: {self.parts[name].title}")
+            return found
+
+        names = self.choose(only)
+        order = sorted(names, key=lambda name: -self.parts[name].cost)
+        found = run_concurrently({name: ft.partial(compute, name) for name in order})
+        return xr.DataTree.from_dict({name: found[name] for name in names})
+
+    def summary(self, tree: xr.DataTree) -> pd.DataFrame:
+        """All rows of all parts, each with the name of its part."""
+        rows = [
+            {"experiment": name, **row}
+            for name, branch in tree.children.items()
+            for row in self.parts[name].rows(branch.to_dataset())
+        ]
+        return pd.DataFrame(rows).fillna("-")
+
+    def figures(self, tree: xr.DataTree) -> dict[str, Figure]:
+        """A figure for each part, whose title says of which data it is."""
+        drawn = {}
+        for name, branch in tree.children.items():
+            part, runs = self.parts[name], branch.to_dataset()
+            rows = part.figure_rows
+            drawn[name], axes = subplots(rows if isinstance(rows, int) else rows(runs))
+            part.panel(runs, axes)
+            data = f"\n{runs.attrs['data']}" if runs.attrs.get("data") else ""
+            drawn[name].suptitle(f"{self.title}: {part.title}{data}", fontsize=10)
+        return drawn
 
 
-def run_concurrently(
-    jobs: Mapping[str, Callable[[], "xr.Dataset"]],
-) -> "dict[str, xr.Dataset]":
+def subplots(rows: int) -> tuple[Figure, np.ndarray]:
+    """A figure, and its axes: some rows of two."""
+    # Not by `pyplot`, which would keep the figures, and show them, by itself.
+    figure = Figure(figsize=(11, 1 + 3.8 * rows), layout="constrained")
+    return figure, figure.subplots(rows, 2).ravel()
+
+
+def run_concurrently(jobs: Mapping[str, Callable[[], xr.Dataset]]) -> dict[str, xr.Dataset]:
     """What jobs return, done at once: compiling takes most of the time, and one core."""
-    pool = concurrent.futures.ThreadPoolExecutor(len(jobs))
+    pool = concurrent.futures.ThreadPoolExecutor(max(len(jobs), 1))
     try:
         found = {name: pool.submit(job) for name, job in jobs.items()}
         return {name: one.result() for name, one in found.items()}
@@ -88,10 +148,14 @@ def run_concurrently(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def labeled(runs: "xr.Dataset", axes: Mapping[str, Mapping[str, str]]) -> "xr.Dataset":
-    """Some quantities, with the names of their axes: by quantity, those they replace."""
-    import xarray as xr
+def named(name: str, *arguments, **options) -> xr.Dataset:
+    """`jaxflow.sweep` with a name first, as experiments call it; here it is of no use."""
+    del name
+    return sweep(*arguments, **options)
 
+
+def labeled(runs: xr.Dataset, axes: Mapping[str, Mapping[str, str]]) -> xr.Dataset:
+    """Some quantities, with the names of their axes: by quantity, those they replace."""
     return xr.Dataset({name: runs[name].rename(names) for name, names in axes.items()})
 
 
@@ -102,10 +166,8 @@ _LAYERED = {
 }
 
 
-def layered(runs: "xr.Dataset") -> "xr.Dataset":
+def layered(runs: xr.Dataset) -> xr.Dataset:
     """The same, with layers and pairs of layers by name and counted from 1."""
-    import numpy as np
-
     for axis, names in _LAYERED.items():
         there = [name for name in names if f"{name}_0" in runs.dims]
         named = {name: runs[name].rename({f"{name}_0": axis}) for name in there}
@@ -115,48 +177,7 @@ def layered(runs: "xr.Dataset") -> "xr.Dataset":
     return runs
 
 
-def table(
-    tree: "xr.DataTree",
-    rows: Mapping[str, Callable[["xr.Dataset"], Iterable[dict[str, Any]]]],
-) -> "pd.DataFrame":
-    """All rows of all parts, each with the name of its part."""
-    import pandas as pd
-
-    found = [
-        {"experiment": name, **row}
-        for name in tree.children
-        for row in rows[name](tree[name].to_dataset())
-    ]
-    return pd.DataFrame(found).fillna("-")
-
-
-def brief(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """A table as it is shown: shares that are all zero make it wider, and no wiser."""
-    empty = [name for name in rows if set(rows[name]) == {"0%"}]
-    return rows.drop(columns=empty)
-
-
-def pairs(
-    tree: "xr.DataTree",
-    panels: Mapping[str, Callable[["xr.Dataset", Any], None]],
-    titles: Mapping[str, str],
-    rows: Mapping[str, int] | None = None,
-) -> "dict[str, Figure]":
-    """A figure of rows of two panels for each part: of one row, or as many as it has."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
-    drawn = {}
-    for name in tree.children:
-        count = (rows or {}).get(name, 1)
-        figure = Figure(figsize=(11, 4.8 * count), layout="constrained")
-        panels[name](tree[name].to_dataset(), figure.subplots(count, 2).ravel())
-        figure.suptitle(titles[name], fontsize=10)
-        drawn[name] = figure
-    return drawn
-
-
-def titles(paper: str, parts: Mapping[str, str], **data: str) -> dict[str, str]:
-    """Those of the figures of a paper; under some, on which data they are."""
-    below = {name: f"\n{words}" for name, words in data.items()}
-    return {name: f"{paper}: {words}{below.get(name, '')}" for name, words in parts.items()}
+def fan_in(widths: tuple[int, ...], key: jax.Array, *, scale: float = 1.0) -> DeepLinear:
+    """Normal weights, of a deviation of `scale` over the root of the inputs of a layer."""
+    drawn = init.gaussian(widths, scale=scale, key=key)
+    return jax.tree.map(lambda w: w / w.shape[1] ** 0.5, drawn)

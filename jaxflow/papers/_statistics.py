@@ -8,7 +8,6 @@ from scipy.stats import binomtest, linregress
 
 from ..dynamics import Status
 from ..sweeps.sinks import PENDING
-from ..sweeps.sweeps import usable
 
 
 def divergence(ends: xr.Dataset, over: str | None = None) -> tuple[np.ndarray, ...]:
@@ -48,3 +47,9 @@ def gap_regression(runs: xr.Dataset) -> Any:
     """
     x, y = map(np.log10, gaps(runs))
     return linregress(x, y, alternative="greater")
+
+
+def usable(runs: xr.Dataset) -> xr.Dataset:
+    """The runs at a minimum, around one, or on their way; the others are `nan`."""
+    ends = (Status.CONVERGED, Status.OSCILLATING, Status.UNCONVERGED)
+    return runs.where(runs.status.isin(ends))

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ..dynamics import Status, Trajectory
+from ..dynamics import Trajectory
 from .chunks import compute, diverged
 from .grid import Grid, Point, rectangle
 from .paths import local_path
@@ -121,18 +121,6 @@ def sweep(
     runs = load(path)
     assert isinstance(runs, xr.Dataset)
     return runs
-
-
-def named(name: str, *arguments, **options) -> xr.Dataset:
-    """`sweep` with a name first, as experiments call it; here the name is of no use."""
-    del name
-    return sweep(*arguments, **options)
-
-
-def usable(runs: xr.Dataset) -> xr.Dataset:
-    """The runs at a minimum, around one, or on their way; the others are `nan`."""
-    ends = (Status.CONVERGED, Status.OSCILLATING, Status.UNCONVERGED)
-    return runs.where(runs.status.isin(ends))
 
 
 def _plan(run, key, seeds, loop, axes, chunk) -> tuple[Work, dict[Point, Program]]:

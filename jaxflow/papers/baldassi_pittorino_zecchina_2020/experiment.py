@@ -11,29 +11,22 @@ import dataclasses
 import functools as ft
 import itertools as it
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import xarray as xr
+from scipy.stats import spearmanr
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, pairs, table, titles, together
+from .._data import Classes, load_classes
+from .._experiment import Experiment, Part, Plan
+from . import figures as draw, searches
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-    from .._data import Classes
-
-PARTS = {
-    "binary": "binary perceptron: errors of ground states, and solutions around them",
-    "replicas": "entropy of replicas, by their number: signs and ReLU units",
-    "references": "around minimizers of the cross-entropy: theory and measurement",
-    "algorithms": "local energy and curvature, by algorithm",
-    "entropy": "volume of solutions and spectrum of the Hessian, by algorithm",
-    "loads": "what is solved, by load",
-    "generalization": "test error against local energy",
-    "parity": "committee and parity machine",
-}
 RADII = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 
 
@@ -49,9 +42,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Wide flat minima of shallow networks: who finds them, and what theory says.
 
     Args:
@@ -78,12 +71,7 @@ def run(
         ValueError: If an argument is out of range, or the data are not numbers with two
             labels.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-    from .._data import load_classes
-
-    names = choose(only, PARTS)
+    names = EXPERIMENT.choose(only)
     if not load > 0 or int(load * inputs) < 1:
         raise ValueError(
             f"`load` must be positive, and give at least one pattern, but is {load} for "
@@ -94,15 +82,12 @@ def run(
     if "generalization" in names:
         loaded = load_classes(data, labels=labels, classes=classes)
         progress(loaded.description)
-    sweep = named if sweep is None else sweep
     key = jax.random.key(seed)
     plan = _Plan(key, seeds, quick, sweep, loaded, hidden, inputs, load)
-    tree = together(names, _PARTS, plan, PARTS, progress)
-    tree.attrs["data"] = "" if loaded is None else loaded.description
-    return tree
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     del tree
     return (
@@ -113,33 +98,17 @@ def headline(tree: "xr.DataTree") -> str:
     )
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each case: what was found, and how wide it is."""
-    return table(tree, _ROWS)
-
-
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    from . import figures as plot_wide
-
-    words = titles(
-        "Baldassi, Pittorino & Zecchina (2020)", PARTS, generalization=tree.attrs["data"]
-    )
-    return pairs(tree, plot_wide.PANELS, words, plot_wide.ROWS)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Plan(Plan):
     """What all parts share, and what committees learn."""
 
-    data: "Classes | None"
+    data: Classes | None
     hidden: int
     inputs: int
     load: float
 
-    def each(self, name: str, run, algorithms, **grid) -> "xr.Dataset":
+    def each(self, name: str, run, algorithms, **grid) -> xr.Dataset:
         """A sweep of its own for each algorithm, which is the first argument of `run`."""
-        import xarray as xr
 
         def one(algorithm):
             words = f"{name}, {algorithm}".replace(", ", "-").replace(" ", "-")
@@ -155,11 +124,8 @@ def _kernel(name: str) -> Any:
     return getattr(jf.papers.baldassi_pittorino_zecchina_2020, name)()
 
 
-def _binary(plan: _Plan) -> "xr.Dataset":
+def _binary(plan: _Plan) -> xr.Dataset:
     """Theory of the binary perceptron."""
-    import numpy as np
-    import xarray as xr
-
     theory = jf.papers.baldassi_pittorino_zecchina_2020
     strengths = (1.0, 3.0) if plan.quick else (0.5, 1.0, 2.0, 3.0, 5.0)
     loads = np.arange(0.1, 0.86, 0.25 if plan.quick else 0.05)
@@ -191,11 +157,8 @@ def _binary(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _replicas(plan: _Plan) -> "xr.Dataset":
+def _replicas(plan: _Plan) -> xr.Dataset:
     """Theory of replicas, at one pattern for each weight."""
-    import numpy as np
-    import xarray as xr
-
     theory = jf.papers.baldassi_pittorino_zecchina_2020
     distances = np.geomspace(0.005, 0.1, 6 if plan.quick else 15)
     numbers = (2, 20) if plan.quick else (2, 5, 20, 100)
@@ -218,15 +181,8 @@ def _replicas(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _references(plan: _Plan) -> "xr.Dataset":
+def _references(plan: _Plan) -> xr.Dataset:
     """Theory, and descents of a perceptron to the minimum of its cross-entropy."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-    import optax
-    import xarray as xr
-
     theory = jf.papers.baldassi_pittorino_zecchina_2020
     kernel, inputs, steps = _kernel("Perceptron"), 301, 1_000 if plan.quick else 4_000
     strengths = (1.0, 2.0) if plan.quick else (1.0, 2.0, 5.0)
@@ -287,13 +243,8 @@ def _references(plan: _Plan) -> "xr.Dataset":
     return runs.merge(xr.Dataset(theories)).assign_coords(coords)
 
 
-def _algorithms(plan: _Plan) -> "xr.Dataset":
+def _algorithms(plan: _Plan) -> xr.Dataset:
     """All algorithms on the same random problems."""
-    import jax.numpy as jnp
-    import jax.random as jr
-
-    from . import searches
-
     samples, radii = int(plan.load * plan.inputs), jnp.array(RADII)
     hidden, inputs = plan.hidden, plan.inputs
     names = searches.ALGORITHMS if plan.quick else searches.ALGORITHMS + searches.BASELINES
@@ -311,14 +262,8 @@ def _algorithms(plan: _Plan) -> "xr.Dataset":
     return runs.assign_attrs(size)
 
 
-def _entropy(plan: _Plan) -> "xr.Dataset":
+def _entropy(plan: _Plan) -> xr.Dataset:
     """Solutions, of a problem that is small enough, with all that is around them."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from . import searches
-
     # Always of this size, whatever `hidden`, `inputs` and `load` are. The cost of a volume
     # grows with inputs times patterns, and its logarithm with the inputs, so that few
     # walkers survive; and the Hessian is dense. Of larger networks `algorithms` tells what
@@ -343,12 +288,8 @@ def _entropy(plan: _Plan) -> "xr.Dataset":
     return runs.assign(reliable=reliable).assign_coords(distance=np.asarray(distances))
 
 
-def _loads(plan: _Plan) -> "xr.Dataset":
+def _loads(plan: _Plan) -> xr.Dataset:
     """Which algorithms solve how many problems, by load."""
-    import jax.random as jr
-
-    from . import searches
-
     names = (searches.LEAST_ACTION, searches.SLOW, searches.FOCUSING)
     names = names[2:] if plan.quick else names
     hidden, inputs = plan.hidden, plan.inputs
@@ -365,13 +306,8 @@ def _loads(plan: _Plan) -> "xr.Dataset":
     return plan.each("loads", search, names, seeds=plan.count(4), loop={"alpha": loads})
 
 
-def _generalization(plan: _Plan) -> "xr.Dataset":
+def _generalization(plan: _Plan) -> xr.Dataset:
     """Committees whose units see all inputs, on problems that can be learned."""
-    import jax.numpy as jnp
-    import jax.random as jr
-
-    from . import searches
-
     assert plan.data is not None
     images, classes = jnp.asarray(plan.data.x), jnp.asarray(plan.data.y)
     names = searches.ALGORITHMS[:-1]
@@ -379,7 +315,7 @@ def _generalization(plan: _Plan) -> "xr.Dataset":
     hidden, inputs, samples, unseen = 9, 201, 300, 1_000
     train = min(500, len(images) // 2)
 
-    def draw(problem, key):
+    def patterns(problem, key):
         """Patterns to learn, and others."""
         if problem == "mixture":
             shared, *keys = jr.split(key, 3)
@@ -400,7 +336,7 @@ def _generalization(plan: _Plan) -> "xr.Dataset":
 
     def search(algorithm, key, problem):
         data, start, way = jr.split(key, 3)
-        loss, rest = draw(problem, data)
+        loss, rest = patterns(problem, data)
         network = jf.init.committee(hidden, loss.x.shape[1], tree=False, key=start)
         run = searches.find(algorithm, loss, network, key=way, most=400)
         energy = jf.committee.local_energy(loss, run.network, radius=jnp.asarray(0.2))
@@ -412,18 +348,12 @@ def _generalization(plan: _Plan) -> "xr.Dataset":
         }
 
     loop = {"problem": problems}
-    return plan.each("generalization", search, names, seeds=plan.count(4), loop=loop)
+    runs = plan.each("generalization", search, names, seeds=plan.count(4), loop=loop)
+    return runs.assign_attrs(data=plan.data.description)
 
 
-def _parity(plan: _Plan) -> "xr.Dataset":
+def _parity(plan: _Plan) -> xr.Dataset:
     """The same patterns for a committee and a parity machine."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-    import xarray as xr
-
-    from . import searches
-
     theory = jf.papers.baldassi_pittorino_zecchina_2020
     widths, inputs, load, radii = (3, 7), 315, 0.5, jnp.array(RADII)
     distances = np.linspace(0, 0.1, 41)
@@ -454,18 +384,6 @@ def _parity(plan: _Plan) -> "xr.Dataset":
     )
     runs = runs.rename(local_energy_0="radius").assign_coords(radius=list(RADII))
     return runs.merge(lines)
-
-
-_PARTS = {  # Those that compile longest first.
-    "algorithms": _algorithms,
-    "entropy": _entropy,
-    "generalization": _generalization,
-    "loads": _loads,
-    "binary": _binary,
-    "references": _references,
-    "replicas": _replicas,
-    "parity": _parity,
-}
 
 
 def _binary_rows(runs):
@@ -568,8 +486,6 @@ def _loads_rows(runs):
 
 
 def _generalization_rows(runs):
-    from scipy.stats import spearmanr
-
     for problem in runs.problem.to_numpy():
         some = runs.sel(problem=problem)
         # Few mistakes on the patterns that were learned leave a network that predicts; what
@@ -606,13 +522,66 @@ def _parity_rows(runs):
         }
 
 
-_ROWS = {
-    "binary": _binary_rows,
-    "replicas": _replicas_rows,
-    "references": _references_rows,
-    "algorithms": _algorithms_rows,
-    "entropy": _entropy_rows,
-    "loads": _loads_rows,
-    "generalization": _generalization_rows,
-    "parity": _parity_rows,
-}
+EXPERIMENT = Experiment(
+    "Baldassi, Pittorino & Zecchina (2020)",
+    {
+        "binary": Part(
+            "binary perceptron: errors of ground states, and solutions around them",
+            _binary,
+            _binary_rows,
+            draw.binary,
+            cost=4,
+        ),
+        "replicas": Part(
+            "entropy of replicas, by their number: signs and ReLU units",
+            _replicas,
+            _replicas_rows,
+            draw.replicas,
+            cost=2,
+        ),
+        "references": Part(
+            "around minimizers of the cross-entropy: theory and measurement",
+            _references,
+            _references_rows,
+            draw.references,
+            figure_rows=3,
+            cost=3,
+        ),
+        "algorithms": Part(
+            "local energy and curvature, by algorithm",
+            _algorithms,
+            _algorithms_rows,
+            draw.algorithms,
+            cost=8,
+        ),
+        "entropy": Part(
+            "volume of solutions and spectrum of the Hessian, by algorithm",
+            _entropy,
+            _entropy_rows,
+            draw.entropy,
+            cost=7,
+        ),
+        "loads": Part(
+            "what is solved, by load",
+            _loads,
+            _loads_rows,
+            draw.loads,
+            cost=5,
+        ),
+        "generalization": Part(
+            "test error against local energy",
+            _generalization,
+            _generalization_rows,
+            draw.generalization,
+            cost=6,
+        ),
+        "parity": Part(
+            "committee and parity machine",
+            _parity,
+            _parity_rows,
+            draw.parity,
+            cost=1,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

@@ -267,16 +267,3 @@ def parity(runs: xr.Dataset, axes: Any):
     cusp.set(xlabel=AXES["distance"], ylabel="entropy above that of all weights")
     for axis in axes:
         axis.legend(fontsize=7)
-
-
-PANELS = {
-    "binary": binary,
-    "replicas": replicas,
-    "references": references,
-    "algorithms": algorithms,
-    "entropy": entropy,
-    "loads": loads,
-    "generalization": generalization,
-    "parity": parity,
-}
-ROWS = {"references": 3}  # All others have one.

@@ -8,25 +8,23 @@ falls; and for momentum and Adam, whose central flow is an extension of ours.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, labeled, pairs, table, titles, together
+from .._data import digits, load_data, paper_data
+from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from . import figures as draw
 from .errors import SETTLED, errors, rises
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-PARTS = {
-    "edge": "a deep linear network that is held at 2 / step size",
-    "transient": "a start from which oscillations come too late for the central flow",
-    "digits": "GELU and tanh networks that learn digits",
-    "limits": "the sharpness where the gradient flow from each iterate would end",
-    "optimizers": "RMSProp, and by our extension momentum and Adam, on breast cancer",
-}
 # Steps between two records, and to average over.
 EVERY, WINDOW = 5, 20
 TRAJECTORIES = ("descent", "central flow", "gradient flow")
@@ -38,9 +36,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Descents at the edge of stability, beside their central and gradient flows.
 
     Args:
@@ -59,23 +57,11 @@ def run(
     Raises:
         ValueError: If `only` names something else, or `seeds` is not positive.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-
-    names = choose(only, PARTS)
-    plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
-    jobs = {
-        "digits": _digits,
-        "optimizers": _optimizers,
-        "edge": _edge,
-        "transient": _transient,
-        "limits": _limits,
-    }
-    return together(names, jobs, plan, PARTS, progress)
+    plan = _Plan(jax.random.key(seed), seeds, quick, sweep)
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     del tree
     return (
@@ -87,19 +73,6 @@ def headline(tree: "xr.DataTree") -> str:
     )
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each case: how far the central flow is off, and how reliable it is."""
-    return table(tree, _ROWS)
-
-
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    from . import figures as plot_edge
-
-    rows = {"edge": 2, "transient": 2, "digits": 3, "optimizers": 2}
-    return pairs(tree, plot_edge.PANELS, titles("Edge of stability", PARTS), rows)
-
-
 class _Plan(Plan):
     """What all parts share."""
 
@@ -107,15 +80,15 @@ class _Plan(Plan):
         return min(full, 120) if self.quick else full
 
 
-def _edge(plan: _Plan) -> "xr.Dataset":
+def _edge(plan: _Plan) -> xr.Dataset:
     return _linear(plan, "edge", scale=0.35, step_size=0.1)
 
 
-def _transient(plan: _Plan) -> "xr.Dataset":
+def _transient(plan: _Plan) -> xr.Dataset:
     return _linear(plan, "transient", scale=0.45, step_size=0.07)
 
 
-def _linear(plan: _Plan, name: str, *, scale: float, step_size: float) -> "xr.Dataset":
+def _linear(plan: _Plan, name: str, *, scale: float, step_size: float) -> xr.Dataset:
     """A linear network of ten layers, on the data of Marion & Chizat (2024)."""
     steps, loss = plan.steps(440), _problem()
 
@@ -128,14 +101,8 @@ def _linear(plan: _Plan, name: str, *, scale: float, step_size: float) -> "xr.Da
     )
 
 
-def _digits(plan: _Plan) -> "xr.Dataset":
+def _digits(plan: _Plan) -> xr.Dataset:
     """Three layers, that tell zeros, ones and twos of 4 x 4 pixels apart."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._data import digits
-
     images, labels = digits()
     samples, classes = 100, 3
     some = np.flatnonzero(labels < classes)[:samples]
@@ -149,7 +116,8 @@ def _digits(plan: _Plan) -> "xr.Dataset":
 
     def compare(key, network):
         activation, step_size = network
-        start = _fan_in((16, 10, 10, classes), key, activation, scale=0.5)
+        drawn = fan_in((16, 10, 10, classes), key, scale=0.5)
+        start = jf.MLP(drawn.weights, activation)
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, flow=True, **options)
 
@@ -158,10 +126,8 @@ def _digits(plan: _Plan) -> "xr.Dataset":
     return _labeled(runs, steps).assign_coords(step_size=("network", sizes))
 
 
-def _limits(plan: _Plan) -> "xr.Dataset":
+def _limits(plan: _Plan) -> xr.Dataset:
     """The sharpness of iterates, and of where the gradient flow from them ends."""
-    import numpy as np
-
     loss = _problem()
     steps = (5, 10, 14, 18, 20, 30, 50, 100, 200, 440)
     steps = steps[:6] if plan.quick else steps
@@ -175,14 +141,8 @@ def _limits(plan: _Plan) -> "xr.Dataset":
     return runs.assign_coords(step=np.array([0, *steps])).assign_attrs(threshold=20.0)
 
 
-def _optimizers(plan: _Plan) -> "xr.Dataset":
+def _optimizers(plan: _Plan) -> xr.Dataset:
     """A tanh network with one output, by three more optimizers."""
-    import equinox as eqx
-    import jax.numpy as jnp
-    import optax
-
-    from .._data import load_data
-
     data = load_data("cancer")
     loss, steps = jf.MeanSquaredError(data.x, data.y), plan.steps(300)
     optimizers = {
@@ -193,7 +153,7 @@ def _optimizers(plan: _Plan) -> "xr.Dataset":
 
     def compare(key, optimizer):
         chosen, step_size = optimizer
-        start = _fan_in((data.x.shape[1], 8, 1), key, jnp.tanh, scale=1.0)
+        start = jf.MLP(fan_in((data.x.shape[1], 8, 1), key).weights, jnp.tanh)
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, optimizer=chosen, **options)
 
@@ -202,32 +162,19 @@ def _optimizers(plan: _Plan) -> "xr.Dataset":
     return _labeled(runs, steps).assign_coords(step_size=("optimizer", sizes))
 
 
-def _problem() -> "jf.Regression":
-    from .._data import paper_data
-
+def _problem() -> jf.Regression:
     data = paper_data()
     return jf.Regression.from_data(data.x, data.y)
 
 
-def _start(key, scale: float) -> "jf.DeepLinear":
+def _start(key, scale: float) -> jf.DeepLinear:
     return jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key)
-
-
-def _fan_in(widths, key, activation, *, scale: float) -> "jf.MLP":
-    """Normal weights, of a deviation of `scale` over the root of the inputs of a layer."""
-    drawn = jf.init.gaussian(widths, scale=scale, key=key).weights
-    return jf.MLP(tuple(w / w.shape[1] ** 0.5 for w in drawn), activation)
 
 
 def _beside(
     loss, network, *, steps, step_size, directions, optimizer=None, flow=False
 ) -> dict[str, Any]:
     """Descent, its central flow, and the gradient flow, from one start."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from jax.flatten_util import ravel_pytree
-
     optimizer = optimizer or optax.sgd
     further = steps + WINDOW // 2
     watch = {"loss": jf.loss_value, "network": jf.weights}
@@ -276,8 +223,6 @@ def _beside(
 
 def _windows(steps: int) -> Any:
     """What takes steps to means around records, shorter ones next to the start."""
-    import numpy as np
-
     middles = np.arange(0, steps - WINDOW // 2 + 1, EVERY)
     half = np.minimum(middles, WINDOW // 2)[:, None]
     away = np.arange(steps + 1)[None] - middles[:, None]
@@ -285,10 +230,8 @@ def _windows(steps: int) -> Any:
     return inside / inside.sum(axis=1, keepdims=True)
 
 
-def _labeled(runs: "xr.Dataset", steps: int, **attrs: float) -> "xr.Dataset":
+def _labeled(runs: xr.Dataset, steps: int, **attrs: float) -> xr.Dataset:
     """Quantities with the names of their axes."""
-    import numpy as np
-
     axes = {str(name): {} for name in runs.data_vars} | {
         name: {f"{name}_0": "trajectory", f"{name}_1": "step"}
         for name in ("loss", "sharpness", "oscillation")
@@ -339,10 +282,48 @@ def _limits_rows(runs):
     }
 
 
-_ROWS = {
-    "edge": _comparison_rows,
-    "transient": _comparison_rows,
-    "digits": _comparison_rows,
-    "limits": _limits_rows,
-    "optimizers": _comparison_rows,
-}
+EXPERIMENT = Experiment(
+    "Edge of stability",
+    {
+        "edge": Part(
+            "a deep linear network that is held at 2 / step size",
+            _edge,
+            _comparison_rows,
+            draw.edge,
+            figure_rows=2,
+            cost=3,
+        ),
+        "transient": Part(
+            "a start from which oscillations come too late for the central flow",
+            _transient,
+            _comparison_rows,
+            draw.transient,
+            figure_rows=2,
+            cost=2,
+        ),
+        "digits": Part(
+            "GELU and tanh networks that learn digits",
+            _digits,
+            _comparison_rows,
+            draw.digits,
+            figure_rows=3,
+            cost=5,
+        ),
+        "limits": Part(
+            "the sharpness where the gradient flow from each iterate would end",
+            _limits,
+            _limits_rows,
+            draw.limits,
+            cost=1,
+        ),
+        "optimizers": Part(
+            "RMSProp, and by our extension momentum and Adam, on breast cancer",
+            _optimizers,
+            _comparison_rows,
+            draw.optimizers,
+            figure_rows=2,
+            cost=4,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

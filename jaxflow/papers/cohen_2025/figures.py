@@ -162,12 +162,3 @@ def _one(run: xr.Dataset, name: str, axis: Axes):
         plain(axis, x=False)
     axis.set(xlabel=AXES["step"], ylabel=_QUANTITIES[name])
     axis.legend(fontsize=7)
-
-
-PANELS = {
-    "edge": edge,
-    "transient": transient,
-    "digits": digits,
-    "limits": limits,
-    "optimizers": optimizers,
-}

@@ -8,28 +8,25 @@ Then what no formula says: perceptron, residual and convolutional network, in tr
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+from scipy.optimize import linprog
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, labeled, pairs, table, titles, together
+from ..._linalg import decompositions
+from .._data import digits, load_data
+from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from . import figures as draw
+from .residual import ResidualClassifier
 
-if TYPE_CHECKING:
-    import jax
-    import numpy as np
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-PARTS = {
-    "autoencoder": "linear autoencoders learn components one by one",
-    "two-layers": "two linear layers from balanced starts of several imbalances",
-    "diagonal": "diagonal networks, and which of all solutions they find",
-    "chains": "balanced linear networks of several depths",
-    "factorization": "two equal factors of a matrix",
-    "sensing": "an image from fewer measurements than it has pixels, by several depths",
-    "nonlinear": "nonlinear networks, descended at one step size",
-}
 # Principal components of the digits that the linear networks see.
 COMPONENTS = 16
 
@@ -39,9 +36,9 @@ def run(
     only: tuple[str, ...] | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Flows of linear networks on their closed forms, and nonlinear networks in training.
 
     Data are the diabetes and the digits that are shipped with scikit-learn.
@@ -61,25 +58,11 @@ def run(
     Raises:
         ValueError: If `only` names something else.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-
-    names = choose(only, PARTS)
-    plan = Plan(jax.random.key(seed), None, quick, named if sweep is None else sweep)
-    jobs = {
-        "nonlinear": _nonlinear,
-        "chains": _chains,
-        "sensing": _sensing,
-        "factorization": _factorization,
-        "two-layers": _two_layers,
-        "diagonal": _diagonal,
-        "autoencoder": _autoencoder,
-    }
-    return together(names, jobs, plan, PARTS, progress)
+    plan = Plan(jax.random.key(seed), None, quick, sweep)
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts and training does, a line for each part."""
     words = {
         "autoencoder": "Component i is learned at a rate of 4 c_i, with its variance c_i; "
@@ -100,26 +83,8 @@ def headline(tree: "xr.DataTree") -> str:
     return "\n".join(words[name] for name in tree.children)
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each case: how far the flow is from theory, and what came out."""
-    return table(tree, _ROWS)
-
-
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    from . import figures as plot_networks
-
-    data = {name: branch.attrs["data"] for name, branch in tree.children.items()}
-    words = titles("Networks", PARTS, **data)
-    return pairs(tree, plot_networks.PANELS, words, {"nonlinear": 2})
-
-
-def _components() -> "tuple[np.ndarray, np.ndarray]":
+def _components() -> tuple[np.ndarray, np.ndarray]:
     """Leading principal components of digits, `(samples, components)`, and variances."""
-    import numpy as np
-
-    from .._data import digits
-
     x, _ = digits()
     left, sizes, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     scores = left[:, :COMPONENTS] * sizes[:COMPONENTS]
@@ -131,8 +96,6 @@ def _flow(problem, network, times, observe, **options):
 
     Plateaus, and differences of large weights, multiply errors: so few are allowed.
     """
-    import diffrax as dfx
-
     options = {"solver": dfx.Tsit5(), "rtol": 1e-10, "throw": False} | options
     return jf.gradient_flow(problem, network, times, observe=observe, **options)
 
@@ -143,12 +106,8 @@ def _product(loss, network):
     return network.product
 
 
-def _autoencoder(plan: Plan) -> "xr.Dataset":
+def _autoencoder(plan: Plan) -> xr.Dataset:
     """Aligned small starts, with hidden neurons turned at random."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
     scores, variances = _components()
     problem, start = jf.Regression.denoising(scores, noise=0.0), 1e-3
     # Until the last component is learned by untied layers.
@@ -183,15 +142,8 @@ def _autoencoder(plan: Plan) -> "xr.Dataset":
     return runs.assign_attrs(data=data, start=start)
 
 
-def _two_layers(plan: Plan) -> "xr.Dataset":
+def _two_layers(plan: Plan) -> xr.Dataset:
     """White inputs, and fewer hidden neurons than a target of full rank would need."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from ..._linalg import decompositions
-    from .._data import digits, load_data
-
     scores, labels = _components()[0], digits()[1]
     shares = np.eye(10)[labels]
     patients = load_data("diabetes")
@@ -243,23 +195,12 @@ def _two_layers(plan: Plan) -> "xr.Dataset":
 
 def _root(matrix):
     """The symmetric root of a positive matrix."""
-    import jax.numpy as jnp
-
-    from ..._linalg import decompositions
-
     values, axes = decompositions.eigh(matrix)
     return axes * jnp.sqrt(values)[None] @ axes.T
 
 
-def _diagonal(plan: Plan) -> "xr.Dataset":
+def _diagonal(plan: Plan) -> xr.Dataset:
     """The limit against the scale of the start, for fewer samples than inputs."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from scipy.optimize import linprog
-
-    from .._data import load_data
-
     samples = 8
     data = load_data("diabetes")
     products = [data.x[:, [k]] * data.x[:, k:] for k in range(data.x.shape[1])]
@@ -308,15 +249,8 @@ def _diagonal(plan: Plan) -> "xr.Dataset":
     )
 
 
-def _chains(plan: Plan) -> "xr.Dataset":
+def _chains(plan: Plan) -> xr.Dataset:
     """Balanced starts with one small product, on inputs as they are and on white ones."""
-    import diffrax as dfx
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._data import load_data
-
     patients = load_data("diabetes")
     problem = jf.Regression.from_data(patients.x, patients.y)
     both = jax.tree.map(lambda *a: jnp.stack(a), problem, jf.losses.whiten(problem)[0])
@@ -378,14 +312,8 @@ def _chains(plan: Plan) -> "xr.Dataset":
     return runs.assign_attrs(data=f"diabetes; products of size {start:g} at the start")
 
 
-def _factorization(plan: Plan) -> "xr.Dataset":
+def _factorization(plan: Plan) -> xr.Dataset:
     """The correlations of inputs, of which the mean is taken away: so of both signs."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from .._data import load_data
-
     target = np.corrcoef(load_data("diabetes").x, rowvar=False)
     target = target - np.eye(len(target))
     values, axes = np.linalg.eigh(target)
@@ -416,15 +344,8 @@ def _factorization(plan: Plan) -> "xr.Dataset":
     return runs.assign_coords(target=("mode", values)).assign_attrs(data=data)
 
 
-def _sensing(plan: Plan) -> "xr.Dataset":
+def _sensing(plan: Plan) -> xr.Dataset:
     """Random measurements of an image of rank two, from equal layers."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from ..._linalg import decompositions
-    from .._data import digits
-
     images, labels = digits()
     side, rank, start = 8, 2, 1e-3
     image = images[labels == 0].mean(axis=0).reshape(side, side)
@@ -464,15 +385,8 @@ def _sensing(plan: Plan) -> "xr.Dataset":
     return runs.assign_attrs(data=data, rank=rank)
 
 
-def _nonlinear(plan: Plan) -> "xr.Dataset":
+def _nonlinear(plan: Plan) -> xr.Dataset:
     """Three networks on images, with what is known of linear ones seen input by input."""
-    import equinox as eqx
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._data import digits
-
     images, labels = digits()
     samples, steps = (100, 200) if plan.quick else (300, 1_000)
     records = np.geomspace(1, steps, 10 if plan.quick else 40).round().astype(int)
@@ -512,15 +426,8 @@ def _nonlinear(plan: Plan) -> "xr.Dataset":
     return runs.assign_attrs(data=data, step_size=step_size)
 
 
-def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
+def _starts() -> dict[str, Callable[[jax.Array], Any]]:
     """Networks of images, from normal weights of half the usual size, 1 / sqrt(inputs)."""
-    import jax.numpy as jnp
-
-    from .residual import ResidualClassifier
-
-    def dense(widths, key):
-        drawn = jf.init.gaussian(widths, scale=1.0, key=key).weights
-        return tuple(0.5 * w / w.shape[1] ** 0.5 for w in drawn)
 
     def convolutional(key):
         shape, channels = (1, 8, 8), (6, 6)
@@ -530,8 +437,10 @@ def _starts() -> dict[str, "Callable[[jax.Array], Any]"]:
 
     widths = (64, 32, 32, 32, 10)
     return {
-        "perceptron": lambda key: jf.MLP(dense(widths, key), jnp.tanh),
-        "residual": lambda key: ResidualClassifier(dense(widths, key), jnp.tanh),
+        "perceptron": lambda key: jf.MLP(fan_in(widths, key, scale=0.5).weights, jnp.tanh),
+        "residual": lambda key: ResidualClassifier(
+            fan_in(widths, key, scale=0.5).weights, jnp.tanh
+        ),
         "convolutional": convolutional,
     }
 
@@ -646,12 +555,59 @@ def _nonlinear_words(runs):
     )
 
 
-_ROWS = {
-    "autoencoder": _autoencoder_rows,
-    "two-layers": _two_layers_rows,
-    "diagonal": _diagonal_rows,
-    "chains": _chains_rows,
-    "factorization": _factorization_rows,
-    "sensing": _sensing_rows,
-    "nonlinear": _nonlinear_rows,
-}
+EXPERIMENT = Experiment(
+    "Networks",
+    {
+        "autoencoder": Part(
+            "linear autoencoders learn components one by one",
+            _autoencoder,
+            _autoencoder_rows,
+            draw.autoencoder,
+            cost=1,
+        ),
+        "two-layers": Part(
+            "two linear layers from balanced starts of several imbalances",
+            _two_layers,
+            _two_layers_rows,
+            draw.two_layers,
+            cost=3,
+        ),
+        "diagonal": Part(
+            "diagonal networks, and which of all solutions they find",
+            _diagonal,
+            _diagonal_rows,
+            draw.diagonal,
+            cost=2,
+        ),
+        "chains": Part(
+            "balanced linear networks of several depths",
+            _chains,
+            _chains_rows,
+            draw.chains,
+            cost=6,
+        ),
+        "factorization": Part(
+            "two equal factors of a matrix",
+            _factorization,
+            _factorization_rows,
+            draw.factorization,
+            cost=4,
+        ),
+        "sensing": Part(
+            "an image from fewer measurements than it has pixels, by several depths",
+            _sensing,
+            _sensing_rows,
+            draw.sensing,
+            cost=5,
+        ),
+        "nonlinear": Part(
+            "nonlinear networks, descended at one step size",
+            _nonlinear,
+            _nonlinear_rows,
+            draw.nonlinear,
+            figure_rows=2,
+            cost=7,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

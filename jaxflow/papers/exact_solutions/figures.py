@@ -178,14 +178,3 @@ def nonlinear(runs: xr.Dataset, axes: Any):
     for axis in axes:
         axis.set(xscale="log", xlabel=f"{AXES['time']}: steps x step size")
         axis.legend(fontsize=7)
-
-
-PANELS = {
-    "autoencoder": autoencoder,
-    "two-layers": two_layers,
-    "diagonal": diagonal,
-    "chains": chains,
-    "factorization": factorization,
-    "sensing": sensing,
-    "nonlinear": nonlinear,
-}

@@ -8,27 +8,22 @@ sharpness of a minimizer beside the paper's bounds.
 
 import concurrent.futures
 import functools as ft
+import itertools as it
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, layered, together
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-PARTS = {
-    "gaussian": "Gaussian starts (figures 1 and 3 of the paper)",
-    "residual": "residual starts (figures 1 and 3 for them)",
-    "depth": "depth against step size (figure 2)",
-    "underdetermined": "fewer samples than inputs (figure 6)",
-    "series": "time series of single runs (figure 1, right)",
-    "gelu": "GELU networks (the figures on nonlinear networks)",
-}
+from .._data import paper_data, paper_readout
+from .._experiment import Experiment, Part, Plan, layered
+from .._statistics import divergence, gap_regression, usable
+from . import figures as draw
 
 
 def run(
@@ -37,9 +32,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Repeat all experiments of Marion & Chizat (2024), beside the flow and the theory.
 
     Args:
@@ -60,26 +55,11 @@ def run(
     Raises:
         ValueError: If `only` names something else, or `seeds` is not positive.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-
-    names = choose(only, PARTS)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"`seeds` must be positive, but is {seeds}.")
-    plan = _Plan(jax.random.key(seed), seeds, quick, sweep or named)
-    jobs = {
-        "gelu": _gelu,
-        "gaussian": _gaussian,
-        "residual": _residual,
-        "depth": _depth,
-        "underdetermined": _underdetermined,
-        "series": _series,
-    }
-    return together(names, jobs, plan, PARTS, progress)
+    plan = _Plan(jax.random.key(seed), seeds, quick, sweep)
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     lines = []
     for name in ("gaussian", "residual", "underdetermined"):
@@ -98,27 +78,12 @@ def headline(tree: "xr.DataTree") -> str:
     return "\n".join(lines)
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each experiment and step size, or depth: how runs ended, and how flat."""
-    import pandas as pd
-
-    rows = []
-    for name in tree.children:
-        runs = tree[name].to_dataset()
-        rows += _depth_rows(runs) if name == "depth" else _rows(name, runs)
-    return pd.DataFrame(rows).fillna("-")
-
-
-def _rows(name, runs):
-    from ...sweeps.sweeps import usable
-    from .._statistics import gap_regression
-
+def _rows(runs):
     for step_size in runs.step_size.to_numpy():
         some = runs.sel(step_size=step_size).isel(record=-1)
         count = int((some.status >= 0).sum())
         sharpness = usable(some).sharpness
         row = {
-            "experiment": name,
             "at": f"step size {step_size:g}" if step_size else "flow, in the limit",
             "runs": count,
             "diverged": _share(some),
@@ -144,7 +109,6 @@ def _depth_rows(runs):
         close = (some.distance**2 / 5).median("seed") < 1e-5
         last = float(runs.step_size[close].max()) if close.any() else float("nan")
         yield {
-            "experiment": "depth",
             "at": f"depth {depth}",
             "runs": int((some.status >= 0).sum()),
             "diverged": _share(some),
@@ -155,56 +119,17 @@ def _depth_rows(runs):
 
 def _share(ends) -> str:
     """The share of runs that diverged, with its interval."""
-    from .._statistics import divergence
-
     share, low, high = map(float, divergence(ends))
     return f"{share:.0%} ({low:.0%}-{high:.0%})"
 
 
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
-    from . import figures as plot
-
-    panels = {
-        "gaussian": (
-            plot.sharpness_against_scale,
-            plot.distance_against_scale,
-            plot.divergence_against_scale,
-            plot.verdicts,
-        ),
-        "depth": (plot.distance_against_step_size, plot.sharpness_against_step_size),
-        "underdetermined": (
-            plot.sharpness_against_scale,
-            plot.gap_against_sharpness,
-            plot.divergence_against_scale,
-            plot.verdicts,
-        ),
-        "gelu": (
-            plot.sharpness_against_scale,
-            plot.excess_against_scale,
-            plot.divergence_against_scale,
-            plot.verdicts,
-        ),
-        "series": (plot.distance_in_time, plot.sharpness_in_time),
-    }
-    panels["residual"] = panels["gaussian"]
-    drawn = {}
-    for name in tree.children:
-        runs = tree[name].to_dataset()
-        kinds = runs.start.to_numpy() if "start" in runs.dims else [None]
-        draws = [(kind, draw) for kind in kinds for draw in panels[name]]
-        rows = len(draws) // 2
-        figure = Figure(figsize=(11, 1 + 3.8 * rows), layout="constrained")
-        for axis, (kind, draw) in zip(figure.subplots(rows, 2).flat, draws, strict=True):
-            draw(runs if kind is None else runs.sel(start=kind), axis)
-            if kind is not None:
-                axis.set_title(f"{kind} start")
-        figure.suptitle(f"Marion & Chizat (2024): {PARTS[name]}", fontsize=10)
-        drawn[name] = figure
-    return drawn
+def _panels(runs: xr.Dataset, axes: Any, *, panels: tuple[Callable[..., Any], ...]):
+    """A panel after the other, for each kind of starts if there are several."""
+    kinds = runs.start.to_numpy() if "start" in runs.dims else [None]
+    for axis, (kind, panel) in zip(axes, it.product(kinds, panels), strict=True):
+        panel(runs if kind is None else runs.sel(start=kind), axis)
+        if kind is not None:
+            axis.set_title(f"{kind} start")
 
 
 class _Plan(Plan):
@@ -214,10 +139,8 @@ class _Plan(Plan):
         """The number of seeds, if the whole experiment has `full`."""
         return min(full, 3) if self.quick and self.seeds is None else self.seeds or full
 
-    def some(self, values) -> "np.ndarray":
+    def some(self, values) -> np.ndarray:
         """The values of an axis: all, or the first, the middle and the last."""
-        import numpy as np
-
         values = np.asarray(values).round(6)
         return values[[0, len(values) // 2, -1]] if self.quick else values
 
@@ -225,9 +148,7 @@ class _Plan(Plan):
         return full // 10 if self.quick else full
 
 
-def _gaussian(plan: _Plan) -> "xr.Dataset":
-    import numpy as np
-
+def _gaussian(plan: _Plan) -> xr.Dataset:
     problem = _problem()
     start = lambda key, scale: jf.init.gaussian((*[5] * 10, 1), scale=scale, key=key)
     scales = plan.some(np.linspace(0.25, 0.6, 10))
@@ -237,9 +158,7 @@ def _gaussian(plan: _Plan) -> "xr.Dataset":
     return _join(runs).assign_attrs(_theory(problem, 10))
 
 
-def _residual(plan: _Plan) -> "xr.Dataset":
-    import numpy as np
-
+def _residual(plan: _Plan) -> xr.Dataset:
     problem = _problem(readout=True)
     start = lambda key, scale: jf.init.residual(5, 10, scale=scale, key=key)
     scales = plan.some(np.linspace(0, 1.7, 10))
@@ -249,9 +168,7 @@ def _residual(plan: _Plan) -> "xr.Dataset":
     return _join(runs).assign_attrs(_theory(problem, 10))
 
 
-def _depth(plan: _Plan) -> "xr.Dataset":
-    import numpy as np
-
+def _depth(plan: _Plan) -> xr.Dataset:
     problem = _problem(readout=True)  # One readout at all depths.
     depths = (5, 10) if plan.quick else (5, 10, 20, 40)
     steps = plan.steps(1_000)
@@ -269,11 +186,7 @@ def _depth(plan: _Plan) -> "xr.Dataset":
     return runs.assign(columns)
 
 
-def _underdetermined(plan: _Plan) -> "xr.Dataset":
-    import numpy as np
-
-    from .._data import paper_data
-
+def _underdetermined(plan: _Plan) -> xr.Dataset:
     data = paper_data("underdetermined")
     assert data.test is not None
     problem, test = (
@@ -294,13 +207,7 @@ def _underdetermined(plan: _Plan) -> "xr.Dataset":
     return _join(runs).assign_attrs(_theory(problem, 5))
 
 
-def _gelu(plan: _Plan) -> "xr.Dataset":
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._data import paper_data
-
+def _gelu(plan: _Plan) -> xr.Dataset:
     # In single precision, as the paper: none of its numbers needs more, and it halves time.
     single = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float32), tree)
     data = paper_data("noiseless")
@@ -326,29 +233,25 @@ def _gelu(plan: _Plan) -> "xr.Dataset":
     return runs.rename({"end.lowest": "lowest", "end.sharpness": "sharpness"})
 
 
-def _series(plan: _Plan) -> "xr.Dataset":
+def _series(plan: _Plan) -> xr.Dataset:
     """Both kinds of starts, at one scale, recorded all the way."""
-    import diffrax as dfx
-    import numpy as np
-    import xarray as xr
-
     starts = {
         "gaussian": lambda key: jf.init.gaussian((*[5] * 10, 1), scale=0.35, key=key),
         "residual": lambda key: jf.init.residual(5, 10, scale=0.5, key=key),
     }
     step_sizes, steps, every = (0.02, 0.1), 450, 5
     found = []
-    for kind, draw in starts.items():
+    for kind, start in starts.items():
         problem = _problem(readout=kind == "residual")
 
-        def descent(key, step_size, problem=problem, draw=draw):
+        def descent(key, step_size, problem=problem, start=start):
             options = {"step_size": step_size, "every": every, "observe": _observables()}
-            return jf.gradient_descent(problem, draw(key), steps, **options)
+            return jf.gradient_descent(problem, start(key), steps, **options)
 
-        def flow(key, problem=problem, draw=draw):
+        def flow(key, problem=problem, start=start):
             times = max(step_sizes) * np.arange(0, steps + 1, every)
             options = {"observe": _observables(), "solver": dfx.Tsit5(), **_flow_options()}
-            return jf.gradient_flow(problem, draw(key), times, **options)
+            return jf.gradient_flow(problem, start(key), times, **options)
 
         axes = {"step_size": step_sizes}
         sweeps = (
@@ -362,9 +265,7 @@ def _series(plan: _Plan) -> "xr.Dataset":
     return xr.concat(found, "start", data_vars="all").assign_attrs(theory)
 
 
-def _problem(readout: bool = False) -> "jf.Regression":
-    from .._data import paper_data, paper_readout
-
+def _problem(readout: bool = False) -> jf.Regression:
     data = paper_data()
     return jf.Regression.from_data(
         data.x, data.y, readout=paper_readout() if readout else None
@@ -389,21 +290,19 @@ def _ends(loss, network):
 def _descents(
     plan: _Plan,
     name: str,
-    problem: "jf.Regression",
+    problem: jf.Regression,
     start: Callable,
     scales,
     budgets: dict[float, int],
     *,
     seeds: int,
     also: dict[str, Any] | None = None,
-) -> "xr.Dataset":
+) -> xr.Dataset:
     """Descents over step sizes and scales, each read at its own number of steps.
 
     All go on for the largest number, so that they are one program; that is what `status`
     is about.
     """
-    import xarray as xr
-
     budgets = {step_size: plan.steps(steps) for step_size, steps in budgets.items()}
     counts = sorted({*budgets.values()})
     observe = _observables(alignment=jf.alignment) | (also or {})
@@ -424,13 +323,13 @@ def _descents(
 def _limit(
     plan: _Plan,
     name: str,
-    problem: "jf.Regression",
+    problem: jf.Regression,
     start: Callable,
     scales,
     *,
     seeds: int = 20,
     also: dict[str, Any] | None = None,
-) -> "xr.Dataset":
+) -> xr.Dataset:
     """The same starts followed by the flow until it arrives, as step size 0."""
     observe = _observables(alignment=jf.alignment) | (also or {})
     # The default solver would find that it needs this one, and compile both.
@@ -444,31 +343,25 @@ def _limit(
     return runs.expand_dims(step_size=[0.0])
 
 
-def _together(*calls: Callable[[], "xr.Dataset"]) -> "list[xr.Dataset]":
+def _together(*calls: Callable[[], xr.Dataset]) -> list[xr.Dataset]:
     """What calls return that mostly wait for others, or compile, all at once."""
     with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(lambda call: call(), calls))
 
 
-def _join(runs: "list[xr.Dataset]") -> "xr.Dataset":
+def _join(runs: list[xr.Dataset]) -> xr.Dataset:
     """Step sizes beside each other; seeds that only some have are pending at the others."""
-    import xarray as xr
-
     both = xr.concat(runs, "step_size", join="outer", data_vars="all")
     whole = {name: both[name].fillna(-1).astype("int32") for name in ("status", "steps")}
     return layered(both.assign(whole))
 
 
 def _flow_options() -> dict[str, Any]:
-    import diffrax as dfx
-
     # Nothing here needs reverse derivatives, and forward ones compile sooner.
     return {"adjoint": dfx.ForwardMode(), "throw": False}
 
 
-def _theory(problem: "jf.Regression", depth: int) -> dict[str, float]:
-    import jax
-
+def _theory(problem: jf.Regression, depth: int) -> dict[str, float]:
     theory = jf.papers.marion_chizat_2024
     quantities = [
         theory.sharpness_lower_bound,
@@ -481,3 +374,67 @@ def _theory(problem: "jf.Regression", depth: int) -> dict[str, float]:
     both = jax.jit(lambda problem: [quantity(problem, depth) for quantity in quantities])
     values = both(problem)
     return {q.__name__: float(v) for q, v in zip(quantities, values, strict=True)}
+
+
+_ENDS = (
+    draw.sharpness_against_scale,
+    draw.distance_against_scale,
+    draw.divergence_against_scale,
+    draw.verdicts,
+)
+EXPERIMENT = Experiment(
+    "Marion & Chizat (2024)",
+    {
+        "gaussian": Part(
+            "Gaussian starts (figures 1 and 3 of the paper)",
+            _gaussian,
+            _rows,
+            ft.partial(_panels, panels=_ENDS),
+            figure_rows=2,
+            cost=5,
+        ),
+        "residual": Part(
+            "residual starts (figures 1 and 3 for them)",
+            _residual,
+            _rows,
+            ft.partial(_panels, panels=_ENDS),
+            figure_rows=2,
+            cost=4,
+        ),
+        "depth": Part(
+            "depth against step size (figure 2)",
+            _depth,
+            _depth_rows,
+            ft.partial(
+                _panels,
+                panels=(draw.distance_against_step_size, draw.sharpness_against_step_size),
+            ),
+            cost=3,
+        ),
+        "underdetermined": Part(
+            "fewer samples than inputs (figure 6)",
+            _underdetermined,
+            _rows,
+            ft.partial(_panels, panels=(_ENDS[0], draw.gap_against_sharpness, *_ENDS[2:])),
+            figure_rows=2,
+            cost=2,
+        ),
+        "series": Part(
+            "time series of single runs (figure 1, right)",
+            _series,
+            _rows,
+            ft.partial(_panels, panels=(draw.distance_in_time, draw.sharpness_in_time)),
+            figure_rows=2,
+            cost=1,
+        ),
+        "gelu": Part(
+            "GELU networks (the figures on nonlinear networks)",
+            _gelu,
+            _rows,
+            ft.partial(_panels, panels=(_ENDS[0], draw.excess_against_scale, *_ENDS[2:])),
+            figure_rows=2,
+            cost=6,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

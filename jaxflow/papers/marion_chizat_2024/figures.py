@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from ...dynamics import Status
 from ...plotting.axes import AXES
 from ...plotting.palette import MARKERS, color_of
-from ...sweeps.sweeps import usable
-from .._statistics import divergence, gap_regression, gaps
+from .._statistics import divergence, gap_regression, gaps, usable
 
 _VERDICTS = {
     Status.CONVERGED: "#009E73",

@@ -7,17 +7,22 @@ residual starts ends within a constant of it, and descent cannot end above $2 / 
 import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffrax as dfx
+import jax
+import jax.random as jr
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
 
 import jaxflow as jf
 
-from .._experiment import layered, run_concurrently
-
-if TYPE_CHECKING:
-    import jax
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
+from .._data import load_data
+from .._experiment import layered, named, run_concurrently
+from .._statistics import usable
+from . import figures as plot
 
 STARTS = {"gaussian": "Gaussian start", "residual": "residual start"}
 
@@ -34,9 +39,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Train deep linear networks from two kinds of starts, by flow and by descent.
 
     Args:
@@ -65,13 +70,6 @@ def run(
     Raises:
         ValueError: If an argument is out of range, or the data are not finite numbers.
     """
-    import jax.random as jr
-    import numpy as np
-    import xarray as xr
-
-    from ...sweeps.sweeps import named
-    from .._data import load_data
-
     depth = (3 if quick else 5) if depth is None else depth
     steps = (4_000 if quick else 20_000) if steps is None else steps
     seeds = (3 if quick else 8) if seeds is None else seeds
@@ -122,7 +120,7 @@ def run(
     return tree
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     attrs = tree["gaussian"].attrs
     return (
@@ -136,17 +134,13 @@ def headline(tree: "xr.DataTree") -> str:
     )
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
+def summary(tree: xr.DataTree) -> pd.DataFrame:
     """One row for each start and step size: how runs ended, and how flat.
 
     Shares are of all runs. Distance and sharpness (median, least and largest) are of those
     that neither diverged nor collapsed; the last column divides the median sharpness by
     the least of any minimizer.
     """
-    import pandas as pd
-
-    from ...sweeps.sweeps import usable
-
     rows = []
     for name in STARTS:
         ends = tree[name].to_dataset().isel(record=-1)
@@ -167,13 +161,9 @@ def summary(tree: "xr.DataTree") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
+def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """The figures, by name."""
     # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
-    from . import figures as plot
-
     drawn = {}
     for name, rows in (
         ("sharpness", (plot.sharpness_against_scale,)),
@@ -202,10 +192,10 @@ class _Plan:
     steps: int
     seeds: int
     key: Any
-    sweep: Callable[..., "xr.Dataset"]
+    sweep: Callable[..., xr.Dataset]
     progress: Callable[[str], Any]
 
-    def jobs(self, name, problem, draw, scales) -> "dict[str, Callable[[], xr.Dataset]]":
+    def jobs(self, name, problem, draw, scales) -> dict[str, Callable[[], xr.Dataset]]:
         """Flow and descent over the grid."""
         observe = {
             "excess": jf.observables.excess_loss,
@@ -229,11 +219,8 @@ class _Plan:
             name: ft.partial(self._descent, *given),
         }
 
-    def join(self, problem, parts: "list[xr.Dataset]") -> "xr.Dataset":
+    def join(self, problem, parts: list[xr.Dataset]) -> xr.Dataset:
         """Both, with the flow at step size 0, and theory."""
-        import jax
-        import xarray as xr
-
         runs = xr.concat(parts, "step_size", data_vars="all", join="exact")
         runs = layered(runs)
         theory = jax.jit(_theory, static_argnums=1)(problem, self.depth)
@@ -242,14 +229,9 @@ class _Plan:
     @property
     def records(self) -> list[int]:
         """Numbers of steps, in a nearly geometric series."""
-        import numpy as np
-
         return sorted(set(np.geomspace(1, self.steps, 60).round().astype(int).tolist()))
 
-    def _flow(self, name, problem, draw, scales, observe) -> "xr.Dataset":
-        import diffrax as dfx
-        import numpy as np
-
+    def _flow(self, name, problem, draw, scales, observe) -> xr.Dataset:
         # As long as the shortest descent, with as many records.
         times = min(self.step_sizes) * np.array([0, *self.records], float)
 
@@ -269,7 +251,7 @@ class _Plan:
         runs = self.sweep(f"{name}-flow", flow, key=self.key, **grid)
         return runs.expand_dims(step_size=[0.0])
 
-    def _descent(self, name, problem, draw, scales, observe) -> "xr.Dataset":
+    def _descent(self, name, problem, draw, scales, observe) -> xr.Dataset:
         # Without `self`, which is not for other processes.
         every, steps = self.records, self.steps
 
@@ -283,15 +265,13 @@ class _Plan:
         return self.sweep(name, descent, key=self.key, seeds=self.seeds, axes=axes)
 
 
-def _arrived(problem: "jf.Regression", network: "jf.DeepLinear"):
+def _arrived(problem: jf.Regression, network: jf.DeepLinear):
     """Whether only a ten-billionth is left of what a linear map can explain."""
-    import jax
-
     zero = jax.tree.map(lambda w: 0 * w, network)
     return problem.excess(network) <= 1e-10 * problem.excess(zero)
 
 
-def _theory(problem: "jf.Regression", depth: int) -> dict[str, "jax.Array"]:
+def _theory(problem: jf.Regression, depth: int) -> dict[str, jax.Array]:
     theory = jf.papers.marion_chizat_2024
     a, smallest, largest = theory.curvatures(problem)
     quantities = (

@@ -6,29 +6,26 @@ linear networks, mini-batches, Adam and residual networks. Data, sizes and numbe
 are small equivalents, not the paper's.
 """
 
-import concurrent.futures
+import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import xarray as xr
 
 import jaxflow as jf
 
-from .._experiment import choose, layered
+from .._data import load_samples
+from .._experiment import Experiment, Part, Plan, layered, run_concurrently
+from .._statistics import usable, verdicts
+from ..marion_chizat_2024 import figures as draw
 
-if TYPE_CHECKING:
-    import jax
-    import numpy as np
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-PARTS = {
-    "depths": "ReLU networks, depth against step size (figure 4)",
-    "linear": "linear networks of depth 3",
-    "optimizers": "ReLU networks of depth 4, by optimizer",
-    "residual": "residual ReLU networks of depth 4, by start",
-}
 # Samples at which Jacobians are looked at.
 _INPUTS = 32
 
@@ -46,9 +43,9 @@ def run(
     seeds: int = 1,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Train denoisers, in single precision, and look at curvature and coupling on the way.
 
     Every sample has one noisy copy, which stays. Networks have no biases, and start from
@@ -84,13 +81,7 @@ def run(
     Raises:
         ValueError: If an argument is out of range, or the data are not finite numbers.
     """
-    import jax
-    import xarray as xr
-
-    from ...sweeps.sweeps import named
-    from .._data import load_samples
-
-    names = choose(only, PARTS)
+    EXPERIMENT.choose(only)
     loaded = load_samples(data)
     most = 200 if quick else 600
     count = min(most, len(loaded.x)) if samples is None else samples
@@ -102,24 +93,18 @@ def run(
         step_sizes = step_sizes[::2] if quick else step_sizes
     _check(noise, count, len(loaded.x), width, depths, step_sizes, steps, seeds)
     progress(loaded.description)
-    sweep = named if sweep is None else sweep
     key = jax.random.key(seed)
     noisy, moments = _problems(loaded.x[:count], noise, jax.random.fold_in(key, 1))
-    plan = _Plan(noisy, moments, width, steps, seeds, key, quick, sweep)
-    jobs = {
-        "depths": _depths(plan, depths, step_sizes),
-        "residual": _residual(plan),
-        "optimizers": _optimizers(plan),
-        "linear": _linear(plan, step_sizes),
-    }
-    branches = _together({name: jobs[name] for name in jobs if name in names}, progress)
-    tree = xr.DataTree.from_dict({name: branches[name] for name in PARTS if name in names})
-    settings = {"noise": noise, "samples": count, "width": width, "steps": steps}
-    tree.attrs.update(data=loaded.description, **settings)
-    return tree
+    words = (
+        f"the first {count} of {loaded.description}; noise of standard deviation "
+        f"{noise:g}; {steps} steps"
+    )
+    sizes = width, steps, depths, step_sizes, words
+    plan = _Plan(key, seeds, quick, sweep, noisy, moments, *sizes)
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, and how to read the table, in a few lines."""
     del tree
     return (
@@ -132,96 +117,56 @@ def headline(tree: "xr.DataTree") -> str:
     )
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
+def _rows(runs):
     """One row for each network, optimizer and step size: how flat, and how coupled."""
-    import pandas as pd
-
-    from ...sweeps.sweeps import usable
-    from .._statistics import verdicts
-
-    rows = []
-    for name in tree.children:
-        runs = _listed(tree[name].to_dataset())
-        ends = usable(runs.isel(record=-1)).median("seed")
-        for k, label in enumerate(runs.run.to_numpy()):
-            end = ends.isel(run=k)
-            numbers = {
-                "2/step": (runs.limit[k], ".5g"),
-                "sharpness": (end.sharpness, ".4g"),
-                "ratio": (end.sharpness / runs.limit[k], ".3f"),
-                "loss": (end.loss, ".4g"),
-                "alignment": (end.alignment.mean(), ".3f"),
-                "chance": (runs.chance.isel(run=k, record=0).mean(), ".3f"),
-                "coupling": (end.coupling.mean(), ".3f"),
-            }
-            told = {
-                what: "-" if value.isnull() else format(float(value), form)
-                for what, (value, form) in numbers.items()
-            }
-            verdict = verdicts(runs.status.isel(run=k))
-            rows.append({"experiment": name, "run": label, **told, "verdict": verdict})
-    return pd.DataFrame(rows)
+    runs = _listed(runs)
+    ends = usable(runs.isel(record=-1)).median("seed")
+    for k, label in enumerate(runs.run.to_numpy()):
+        end = ends.isel(run=k)
+        numbers = {
+            "2/step": (runs.limit[k], ".5g"),
+            "sharpness": (end.sharpness, ".4g"),
+            "ratio": (end.sharpness / runs.limit[k], ".3f"),
+            "loss": (end.loss, ".4g"),
+            "alignment": (end.alignment.mean(), ".3f"),
+            "chance": (runs.chance.isel(run=k, record=0).mean(), ".3f"),
+            "coupling": (end.coupling.mean(), ".3f"),
+        }
+        shown = {
+            what: "-" if value.isnull() else format(float(value), form)
+            for what, (value, form) in numbers.items()
+        }
+        yield {"run": label, **shown, "verdict": verdicts(runs.status.isel(run=k))}
 
 
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    from matplotlib.figure import Figure
-
-    from ..marion_chizat_2024 import figures as plot
-
-    attrs, drawn = tree.attrs, {}
-    for name in tree.children:
-        runs = tree[name].to_dataset()
-        if "depth" in runs.dims:
-            panels = [_in_training(runs, depth) for depth in runs.depth.to_numpy().tolist()]
-            panels += [
-                ft.partial(draw, runs)
-                for draw in (
-                    plot.end_sharpness_against_step_size,
-                    plot.end_loss_against_step_size,
-                    plot.end_alignment_against_step_size,
-                    plot.end_coupling_against_step_size,
-                )
-            ]
-        else:
-            panels = [
-                ft.partial(draw, _listed(runs))
-                for draw in (
-                    plot.sharpness_in_steps,
-                    plot.loss_in_steps,
-                    plot.alignment_of_pairs,
-                    plot.coupling_of_layers,
-                )
-            ]
-        rows = -(-len(panels) // 2)
-        figure = Figure(figsize=(11, 1 + 3.8 * rows), layout="constrained")
-        axes = figure.subplots(rows, 2).ravel()
-        for axis, draw in zip(axes, panels, strict=False):
-            draw(axis)
-        for axis in axes[len(panels) :]:
-            axis.remove()
-        figure.suptitle(
-            f"Denoisers: {PARTS[name]}\nthe first {attrs['samples']} of {attrs['data']}; "
-            f"noise of standard deviation {attrs['noise']:g}; {attrs['steps']} steps",
-            fontsize=10,
-        )
-        drawn[name] = figure
-    return drawn
+def _by_step_size(runs: xr.Dataset, axes: Any):
+    """A panel in training time for each depth, and four of the ends of all."""
+    depths = runs.depth.to_numpy().tolist()
+    for depth, axis in zip(depths, axes, strict=False):
+        draw.sharpness_in_training(_listed(runs.sel(depth=depth)), axis)
+        axis.set_title(f"depth {depth}")
+    panels = (
+        draw.end_sharpness_against_step_size,
+        draw.end_loss_against_step_size,
+        draw.end_alignment_against_step_size,
+        draw.end_coupling_against_step_size,
+    )
+    for panel, axis in zip(panels, axes[len(depths) :], strict=False):
+        panel(runs, axis)
+    for axis in axes[len(depths) + len(panels) :]:
+        axis.remove()
 
 
-def _in_training(runs: "xr.Dataset", depth: int) -> "Callable[[Axes], Any]":
-    """Sharpness in training time, at one depth."""
-    from ..marion_chizat_2024 import figures as plot
-
-    def draw(ax):
-        plot.sharpness_in_training(_listed(runs.sel(depth=depth)), ax)
-        ax.set_title(f"depth {depth}")
-
-    return draw
+def _by_run(runs: xr.Dataset, axes: Any):
+    """Sharpness and loss of each run in time, and its layers at the end."""
+    runs = _listed(runs)
+    draw.sharpness_in_steps(runs, axes[0])
+    draw.loss_in_steps(runs, axes[1])
+    draw.alignment_of_pairs(runs, axes[2])
+    draw.coupling_of_layers(runs, axes[3])
 
 
-def _listed(runs: "xr.Dataset") -> "xr.Dataset":
+def _listed(runs: xr.Dataset) -> xr.Dataset:
     """All runs along one dimension, by what sets them apart."""
     if "optimizer" in runs.dims:
         return runs.rename(optimizer="run")
@@ -232,17 +177,17 @@ def _listed(runs: "xr.Dataset") -> "xr.Dataset":
     return runs.assign_coords(run=[", ".join(row) for row in zip(*columns, strict=True)])
 
 
-class _Plan(NamedTuple):
-    """What all parts share."""
+@dataclasses.dataclass(frozen=True)
+class _Plan(Plan):
+    """What all parts share, and the denoisers that they train."""
 
-    noisy: "jf.MeanSquaredError"
-    moments: "jf.Regression"
+    noisy: jf.MeanSquaredError
+    moments: jf.Regression
     width: int
     steps: int
-    seeds: int
-    key: Any
-    quick: bool
-    sweep: Callable[..., "xr.Dataset"]
+    depths: tuple[int, ...]
+    step_sizes: tuple[float, ...]
+    words: str
 
     @property
     def inputs(self) -> int:
@@ -254,24 +199,19 @@ class _Plan(NamedTuple):
     @property
     def records(self) -> list[int]:
         """Numbers of steps, in a nearly geometric series."""
-        import numpy as np
-
         return sorted(set(np.geomspace(1, self.steps, 14).round().astype(int).tolist()))
 
-    def __call__(
+    def descend(
         self,
         name: str,
-        start: "Callable[..., Any]",
+        start: Callable[..., Any],
         *,
-        problem: "jf.AbstractLoss | None" = None,
+        problem: jf.AbstractLoss | None = None,
         optimizer: Any = None,
         batch_size: int | None = None,
         **axes: tuple[float, ...],
-    ) -> "xr.Dataset":
+    ) -> xr.Dataset:
         """Descents from `start(key, ...)`, with names for what is numbered."""
-        import jax
-        import optax
-
         problem = self.noisy if problem is None else problem
         optimizer = optax.sgd if optimizer is None else optimizer
         steps, records = self.steps, self.records
@@ -291,32 +231,30 @@ class _Plan(NamedTuple):
             )
 
         # One at a time: these fill a core, and in a batch the slowest would be waited for.
-        grid = {"seeds": self.seeds, "axes": axes, "chunk": 1}
-        runs = self.sweep(name, descent, key=self.key, **grid)
+        runs = self(name, descent, seeds=self.count(1), axes=axes, chunk=1)
         runs = layered(runs).assign_coords(step=("record", [0, *records]))
-        return runs.assign(limit=2 / runs.step_size)
+        return runs.assign(limit=2 / runs.step_size).assign_attrs(data=self.words)
 
 
-def _depths(plan: _Plan, depths, step_sizes) -> "list[Callable[[], xr.Dataset]]":
+def _depths(plan: _Plan) -> xr.Dataset:
     def at(depth):
         start = ft.partial(_perceptron, plan.widths(depth))
-        runs = plan(f"depth-{depth}", start, step_size=step_sizes)
+        runs = plan.descend(f"depth-{depth}", start, step_size=plan.step_sizes)
         return runs.expand_dims(depth=[depth])
 
-    return [ft.partial(at, depth) for depth in sorted(depths, reverse=True)]
+    depths = sorted(plan.depths, reverse=True)
+    found = run_concurrently({str(depth): ft.partial(at, depth) for depth in depths})
+    runs = xr.concat([*found.values()], "depth", join="outer", data_vars="all")
+    return runs.sortby("depth")
 
 
-def _linear(plan: _Plan, step_sizes) -> "list[Callable[[], xr.Dataset]]":
+def _linear(plan: _Plan) -> xr.Dataset:
     start = ft.partial(_normal, plan.widths(3), 1.0)
-    sweep = ft.partial(plan, "linear", start, problem=plan.moments, step_size=step_sizes)
-    return [lambda: sweep().expand_dims(depth=[3])]
+    runs = plan.descend("linear", start, problem=plan.moments, step_size=plan.step_sizes)
+    return runs.expand_dims(depth=[3])
 
 
-def _optimizers(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
-    import numpy as np
-    import optax
-    import xarray as xr
-
+def _optimizers(plan: _Plan) -> xr.Dataset:
     start = ft.partial(_perceptron, plan.widths(4))
     batch = max(1, plan.noisy.samples // 10)
     kinds = {
@@ -332,42 +270,30 @@ def _optimizers(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
         optimizer, size, step_sizes = kinds[kind]
         name = kind.lower().replace(",", "").replace(" ", "-")
         options = {"optimizer": optimizer, "batch_size": size}
-        runs = plan(name, start, step_size=step_sizes, **options)
+        runs = plan.descend(name, start, step_size=step_sizes, **options)
         if optimizer is not optax.sgd:
             runs = runs.assign(limit=runs.limit * np.nan)
         labels = [f"{kind}, step size {step_size:g}" for step_size in step_sizes]
         names = {"optimizer": ("step_size", np.array(labels, object))}
         return runs.assign_coords(names).swap_dims(step_size="optimizer")
 
-    def each():
-        # Backwards: the first one's program is that of depth 4, compiled in the meantime.
-        found = {kind: by(kind) for kind in reversed(kinds)}
-        return xr.concat([found[kind] for kind in kinds], "optimizer", data_vars="all")
-
-    return [each]
+    # Backwards: the first one's program is that of depth 4, compiled in the meantime.
+    found = {kind: by(kind) for kind in reversed(kinds)}
+    return xr.concat([found[kind] for kind in kinds], "optimizer", data_vars="all")
 
 
-def _residual(plan: _Plan) -> "list[Callable[[], xr.Dataset]]":
-    import numpy as np
-
+def _residual(plan: _Plan) -> xr.Dataset:
     start = ft.partial(_residual_network, [plan.inputs] * 5)
-
-    def both():
-        runs = plan("residual", start, step_size=(0.0001, 0.001), gain=(0.0, 1.0))
-        names = {"start": ("gain", np.array(["zero", "normal"], object))}
-        return runs.assign_coords(names).swap_dims(gain="start")
-
-    return [both]
+    sizes, gains = (0.0001, 0.001), (0.0, 1.0)
+    runs = plan.descend("residual", start, step_size=sizes, gain=gains)
+    names = {"start": ("gain", np.array(["zero", "normal"], object))}
+    return runs.assign_coords(names).swap_dims(gain="start")
 
 
 def _problems(
-    clean: "np.ndarray", noise: float, key: "jax.Array"
-) -> "tuple[jf.MeanSquaredError, jf.Regression]":
+    clean: np.ndarray, noise: float, key: jax.Array
+) -> tuple[jf.MeanSquaredError, jf.Regression]:
     """Clean samples from noisy ones: for any network, and for linear ones."""
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
     # The same noise in either precision.
     x = clean + noise * np.asarray(jr.normal(key, clean.shape, jnp.float32), float)
     return _single(jf.MeanSquaredError(x, clean)), _single(
@@ -376,34 +302,25 @@ def _problems(
 
 
 def _single(tree):
-    import jax
-    import jax.numpy as jnp
-
     return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
 
 
-def _normal(widths, gain, key) -> "jf.DeepLinear":
+def _normal(widths, gain, key) -> jf.DeepLinear:
     """Normal weights of variance `gain` over the number of inputs of their layer."""
     # In one draw: a generator for each layer takes a second to compile.
     weights = jf.init.gaussian(widths, scale=1.0, key=key).weights
     return _single(jf.DeepLinear(tuple(w * (gain / w.shape[1]) ** 0.5 for w in weights)))
 
 
-def _perceptron(widths, key) -> "jf.MLP":
-    import jax
-
+def _perceptron(widths, key) -> jf.MLP:
     return jf.MLP(_normal(widths, 2.0, key).weights, jax.nn.relu)
 
 
-def _residual_network(widths, key, gain) -> "jf.networks.ResidualMLP":
-    import jax
-
+def _residual_network(widths, key, gain) -> jf.networks.ResidualMLP:
     return jf.networks.ResidualMLP(_normal(widths, gain, key).weights, jax.nn.relu)
 
 
 def _observables() -> dict[str, Any]:
-    import equinox as eqx
-
     return {
         "loss": jf.loss_value,
         # Products cost as much as two steps each, and single precision has few digits.
@@ -422,8 +339,6 @@ def _top(loss, network):
 
 def _coupling(loss, network):
     """The path coupling of the layers' Jacobians, averaged over inputs."""
-    import jax
-    import jax.numpy as jnp
 
     def at(x):
         layers = network.linearized(x)
@@ -434,26 +349,6 @@ def _coupling(loss, network):
     if isinstance(network, jf.DeepLinear):  # The same at all inputs.
         return at(jnp.zeros_like(network.weights[0][0]))
     return jax.vmap(at)(loss.x[:_INPUTS]).mean(axis=0)
-
-
-def _together(jobs, progress) -> "dict[str, xr.Dataset]":
-    """What each part's jobs return, joined, all at once: compiling takes one core each."""
-    pool = concurrent.futures.ThreadPoolExecutor(sum(map(len, jobs.values())))
-    try:
-        found = {name: [pool.submit(job) for job in jobs[name]] for name in jobs}
-        return {name: _joined(name, found[name], progress) for name in found}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _joined(name, found, progress) -> "xr.Dataset":
-    import xarray as xr
-
-    runs = [future.result() for future in found]
-    progress(f"done: {PARTS[name]}")
-    if len(runs) == 1:
-        return runs[0]
-    return xr.concat(runs, "depth", join="outer", data_vars="all").sortby("depth")
 
 
 def _check(noise, count, available, width, depths, step_sizes, steps, seeds):
@@ -476,3 +371,47 @@ def _check(noise, count, available, width, depths, step_sizes, steps, seeds):
             raise ValueError(
                 f"`{name}` must hold different positive numbers, but holds {list(values)}."
             )
+
+
+def _depths_figure_rows(runs: xr.Dataset) -> int:
+    return (runs.sizes["depth"] + 5) // 2
+
+
+EXPERIMENT = Experiment(
+    "Denoisers",
+    {
+        "depths": Part(
+            "ReLU networks, depth against step size (figure 4)",
+            _depths,
+            _rows,
+            _by_step_size,
+            figure_rows=_depths_figure_rows,
+            cost=4,
+        ),
+        "linear": Part(
+            "linear networks of depth 3",
+            _linear,
+            _rows,
+            _by_step_size,
+            figure_rows=_depths_figure_rows,
+            cost=1,
+        ),
+        "optimizers": Part(
+            "ReLU networks of depth 4, by optimizer",
+            _optimizers,
+            _rows,
+            _by_run,
+            figure_rows=2,
+            cost=2,
+        ),
+        "residual": Part(
+            "residual ReLU networks of depth 4, by start",
+            _residual,
+            _rows,
+            _by_run,
+            figure_rows=2,
+            cost=3,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

@@ -8,26 +8,23 @@ All beside the exact theory, which holds for any data.
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, labeled, layered, pairs, table, titles, together
+from ..._linalg import decompositions
+from .._data import load_samples
+from .._experiment import Experiment, Part, Plan, labeled, layered
+from .._statistics import usable
+from . import figures as draw
 
-if TYPE_CHECKING:
-    import jax
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-PARTS = {
-    "chain": "two scalar layers: flat and sharp minima, and where descent ends",
-    "residual": "linear residual networks that start from zero residuals",
-    "cliff": "descent against its step size",
-    "gains": "signals on their way through flat and sharp minima of one function",
-    "denoiser": "linear residual denoisers of images",
-    "noise": "noise at flat and sharp minima of one function",
-}
 # Minima of one function, by what they are.
 MINIMA = ("flattest, explicit", "balanced", "found directly", "least trace", "random")
 _DRAWN = (
@@ -46,9 +43,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Flattest minima of linear networks, and what ends there, beside the exact theory.
 
     Args:
@@ -72,35 +69,17 @@ def run(
         ValueError: If `only` names something else, `seeds` is not positive, or the data
             are not finite numbers.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-    from .._data import load_samples
-
-    names = choose(only, PARTS)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"`seeds` must be positive, but is {seeds}.")
+    names = EXPERIMENT.choose(only)
     if not 0 < noise < float("inf"):
         raise ValueError(f"`noise` must be positive and finite, but is {noise}.")
     samples = load_samples(data) if "denoiser" in names else None
     if samples is not None:
         progress(samples.description)
-    sweep = named if sweep is None else sweep
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep, samples, noise)
-    jobs = {
-        "denoiser": _denoiser,
-        "cliff": _cliff,
-        "residual": _residual,
-        "gains": _gains,
-        "noise": _noise,
-        "chain": _chain,
-    }
-    tree = together(names, jobs, plan, PARTS, progress)
-    tree.attrs["data"] = "" if samples is None else samples.description
-    return tree
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     del tree
     return (
@@ -111,19 +90,6 @@ def headline(tree: "xr.DataTree") -> str:
         "the flattest minima of the same data; it means little where the excess says that "
         "there is no minimum."
     )
-
-
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each case: how far from a minimum, how flat, and how coupled."""
-    return table(tree, _ROWS)
-
-
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    from . import figures as plot_minima
-
-    words = titles("Mulayoff & Michaeli (2020)", PARTS, denoiser=tree.attrs["data"])
-    return pairs(tree, plot_minima.PANELS, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +106,8 @@ class _Plan(Plan):
         )
 
 
-def _chain(plan: _Plan) -> "xr.Dataset":
+def _chain(plan: _Plan) -> xr.Dataset:
     """From one unbalanced start to the product one."""
-    import jax.numpy as jnp
-
     problem, steps = _white([[1.0]]), 400
     start = jf.DeepLinear((jnp.array([[0.1]]), jnp.array([[1.7]])))
 
@@ -164,16 +128,12 @@ def _chain(plan: _Plan) -> "xr.Dataset":
 
 
 def _scalars(loss, network):
-    import jax.numpy as jnp
-
     del loss
     return jnp.stack([w[0, 0] for w in network.weights])
 
 
 def _targets() -> dict[str, tuple]:
     """Targets of three outputs and covariances, by what is special about them."""
-    import numpy as np
-
     turned = lambda angle: np.array(
         [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
     )
@@ -193,12 +153,8 @@ def _targets() -> dict[str, tuple]:
     }
 
 
-def _residual(plan: _Plan) -> "xr.Dataset":
+def _residual(plan: _Plan) -> xr.Dataset:
     """The flow from the identity, to targets it can reach and to some it cannot."""
-    import diffrax as dfx
-    import jax.numpy as jnp
-    import numpy as np
-
     cases, depths = _targets(), (2,) if plan.quick else (2, 3)
     targets, covariances = (
         jnp.asarray(np.stack(a)) for a in zip(*cases.values(), strict=True)
@@ -234,11 +190,8 @@ def _residual(plan: _Plan) -> "xr.Dataset":
     return runs.assign(flattest=(("depth", "target"), least), crossed=crossed)
 
 
-def _cliff(plan: _Plan) -> "xr.Dataset":
+def _cliff(plan: _Plan) -> xr.Dataset:
     """Unbalanced starts, and step sizes up to where no minimum is stable."""
-    import jax
-    import jax.numpy as jnp
-
     depths = (3,) if plan.quick else (2, 3, 4)
     few = (0.05, 0.6, 0.95, 1.05)
     shares = few if plan.quick else (0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.05)
@@ -284,13 +237,8 @@ def _cliff(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _gains(plan: _Plan) -> "xr.Dataset":
+def _gains(plan: _Plan) -> xr.Dataset:
     """What the layers of minima of each kind do to the dedicated signal and to others."""
-    import jax
-    import jax.numpy as jnp
-
-    from ..._linalg import decompositions
-
     problem, depth = _five(plan.key), 4
     theory = jf.papers.mulayoff_michaeli_2020
 
@@ -322,11 +270,8 @@ def _gains(plan: _Plan) -> "xr.Dataset":
     return runs.assign_attrs(flattest=_least(problem, depth), depth=depth)
 
 
-def _denoiser(plan: _Plan) -> "xr.Dataset":
+def _denoiser(plan: _Plan) -> xr.Dataset:
     """Residual networks from zero residuals, on white inputs and as they are."""
-    import jax.numpy as jnp
-    import numpy as np
-
     raw = jf.Regression.denoising(plan.samples.x, noise=plan.noise)
     problems = {"white inputs": jf.losses.whiten(raw)[0], "inputs as they are": raw}
     depths = (2, 4) if plan.quick else (2, 3, 4, 6)
@@ -360,15 +305,12 @@ def _denoiser(plan: _Plan) -> "xr.Dataset":
     runs = runs.assign_coords(inputs=list(problems))
     balanced = [[_balanced(p, depth) for p in problems.values()] for depth in depths]
     both = ("depth", "inputs")
-    return runs.assign(flattest=(both, least), balanced=(both, balanced))
+    runs = runs.assign(flattest=(both, least), balanced=(both, balanced))
+    return runs.assign_attrs(data=plan.samples.description)
 
 
-def _noise(plan: _Plan) -> "xr.Dataset":
+def _noise(plan: _Plan) -> xr.Dataset:
     """How much the loss rises for noise in weights, and behind layers."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-
     problem, depth, size = _five(plan.key), 4, 1e-4
 
     def rise(network, direction):
@@ -409,12 +351,8 @@ def _noise(plan: _Plan) -> "xr.Dataset":
     return runs.assign_attrs(flattest=_least(problem, depth), **known)
 
 
-def _minima(problem: "jf.Regression", depth: int, key, names) -> "jf.DeepLinear":
+def _minima(problem: jf.Regression, depth: int, key, names) -> jf.DeepLinear:
     """Some of `MINIMA`, stacked along a first axis."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-
     theory = jf.papers.mulayoff_michaeli_2020
     mine, other, spread = jr.split(key, 3)
     widths = (problem.target.shape[1],) * (depth + 1)
@@ -434,7 +372,7 @@ def _minima(problem: "jf.Regression", depth: int, key, names) -> "jf.DeepLinear"
     return jax.tree.map(lambda *w: jnp.stack(w), *(minima[name]() for name in names))
 
 
-def _labeled(runs: "xr.Dataset", axes: "dict[str, str | None]", minima) -> "xr.Dataset":
+def _labeled(runs: xr.Dataset, axes: dict[str, str | None], minima) -> xr.Dataset:
     """Quantities of each of some minima, and perhaps along a further axis."""
     names = {
         name: {f"{name}_0": "minimum"} | ({f"{name}_1": axis} if axis else {})
@@ -443,34 +381,27 @@ def _labeled(runs: "xr.Dataset", axes: "dict[str, str | None]", minima) -> "xr.D
     return labeled(runs, names).assign_coords(minimum=list(minima))
 
 
-def _white(target) -> "jf.Regression":
-    import jax.numpy as jnp
-
+def _white(target) -> jf.Regression:
     target = jnp.asarray(target, float)
     return jf.Regression(target, jnp.eye(target.shape[1]), jnp.zeros(()))
 
 
-def _five(key) -> "jf.Regression":
+def _five(key) -> jf.Regression:
     """White data, five inputs and outputs, and singular values 3, 1.5, 1, 0.6, 0.3."""
-    import jax.numpy as jnp
-    import jax.random as jr
-
     left, right = jr.orthogonal(jr.fold_in(key, 1), 5, (2,))
     return _white(left * jnp.array([[3.0, 1.5, 1.0, 0.6, 0.3]]) @ right)
 
 
-def _least(problem: "jf.Regression", depth: int) -> float:
+def _least(problem: jf.Regression, depth: int) -> float:
     return float(jf.papers.mulayoff_michaeli_2020.flattest_sharpness(problem, depth))
 
 
-def _balanced(problem: "jf.Regression", depth: int) -> float:
+def _balanced(problem: jf.Regression, depth: int) -> float:
     return float(jf.papers.mulayoff_michaeli_2020.balanced_sharpness(problem, depth))
 
 
-def _worst(loss, network) -> "jax.Array":
+def _worst(loss, network) -> jax.Array:
     """The coupling of the path where it is least."""
-    import jax.numpy as jnp
-
     return jnp.min(jf.observables.path_coupling(loss, network))
 
 
@@ -480,9 +411,9 @@ def _ends(loss, network):
     return {"lowest": lowest, "sharpness": sharpness}
 
 
-def _row(name, case, sharpness, flattest, **others):
+def _row(case, sharpness, flattest, **others):
     numbers = {"sharpness": f"{sharpness:.5g}", "/flattest": f"{sharpness / flattest:.5f}"}
-    return {"experiment": name, "case": case} | numbers | others
+    return {"case": case} | numbers | others
 
 
 def _verdict(run) -> str:
@@ -496,7 +427,7 @@ def _chain_rows(runs):
         run = runs.sel(step_size=step_size).isel(record=-1)
         case, excess = f"step size {step_size:g}", f"{float(run.excess):.1e}"
         facts = {"excess": excess, "2/step": f"{2 / step_size:.4g}", "ended": _verdict(run)}
-        yield _row("chain", case, float(run.sharpness), runs.flattest, **facts)
+        yield _row(case, float(run.sharpness), runs.flattest, **facts)
 
 
 _ROUNDING = "rounding: determinant changed sign"
@@ -514,12 +445,10 @@ def _residual_rows(runs):
                 "finding": _ROUNDING if bool(run.crossed) else finding,
             }
             case, least = f"{target}, depth {depth}", float(run.flattest)
-            yield _row("residual", case, float(run.sharpness), least, **facts)
+            yield _row(case, float(run.sharpness), least, **facts)
 
 
 def _cliff_rows(runs):
-    from ...sweeps.sweeps import usable
-
     for depth in runs.depth.to_numpy():
         for share in runs.step_size_share.to_numpy():
             some = runs.sel(depth=depth, step_size_share=share)
@@ -534,7 +463,7 @@ def _cliff_rows(runs):
                 f"{float(some.spread_bound):.3g}), converged {int(there.sum())} of "
                 f"{there.size}",
             }
-            yield _row("cliff", case, mean("sharpness"), float(some.flattest), **facts)
+            yield _row(case, mean("sharpness"), float(some.flattest), **facts)
 
 
 def _gains_rows(runs):
@@ -545,7 +474,7 @@ def _gains_rows(runs):
             "alignment": f"{float(some.alignment.min()):.2f}",
             "finding": f"imbalance {float(some.imbalance.max()):.2g}",
         }
-        yield _row("gains", minimum, float(some.sharpness), runs.flattest, **facts)
+        yield _row(minimum, float(some.sharpness), runs.flattest, **facts)
 
 
 def _denoiser_rows(runs):
@@ -559,7 +488,7 @@ def _denoiser_rows(runs):
                 "finding": f"balanced {float(run.balanced):.5g}",
             }
             case, least = f"{inputs}, depth {depth}", float(run.flattest)
-            yield _row("denoiser", case, float(run.sharpness), least, **facts)
+            yield _row(case, float(run.sharpness), least, **facts)
 
 
 def _noise_rows(runs):
@@ -567,14 +496,54 @@ def _noise_rows(runs):
         some = runs.sel(minimum=minimum).median("seed")
         worst, mean = float(some.worst), float(some["mean"])
         finding = f"loss rises by {worst:.4g} d^2 at worst, by {mean:.4g} d^2 on average"
-        yield _row("noise", minimum, float(some.sharpness), runs.flattest, finding=finding)
+        yield _row(minimum, float(some.sharpness), runs.flattest, finding=finding)
 
 
-_ROWS = {
-    "chain": _chain_rows,
-    "residual": _residual_rows,
-    "cliff": _cliff_rows,
-    "gains": _gains_rows,
-    "denoiser": _denoiser_rows,
-    "noise": _noise_rows,
-}
+EXPERIMENT = Experiment(
+    "Mulayoff & Michaeli (2020)",
+    {
+        "chain": Part(
+            "two scalar layers: flat and sharp minima, and where descent ends",
+            _chain,
+            _chain_rows,
+            draw.chain,
+            cost=1,
+        ),
+        "residual": Part(
+            "linear residual networks that start from zero residuals",
+            _residual,
+            _residual_rows,
+            draw.residual,
+            cost=4,
+        ),
+        "cliff": Part(
+            "descent against its step size",
+            _cliff,
+            _cliff_rows,
+            draw.cliff,
+            cost=5,
+        ),
+        "gains": Part(
+            "signals on their way through flat and sharp minima of one function",
+            _gains,
+            _gains_rows,
+            draw.gains,
+            cost=3,
+        ),
+        "denoiser": Part(
+            "linear residual denoisers of images",
+            _denoiser,
+            _denoiser_rows,
+            draw.denoiser,
+            cost=6,
+        ),
+        "noise": Part(
+            "noise at flat and sharp minima of one function",
+            _noise,
+            _noise_rows,
+            draw.noise,
+            cost=2,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

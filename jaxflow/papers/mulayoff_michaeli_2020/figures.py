@@ -237,13 +237,3 @@ def _spread(axis: Axes, x, values, *, label, **style):
     axis.errorbar(
         x, middle, spread, capsize=2, elinewidth=0.7, lw=1.2, label=label, **style
     )
-
-
-PANELS = {
-    "chain": chain,
-    "residual": residual,
-    "cliff": cliff,
-    "gains": gains,
-    "denoiser": denoiser,
-    "noise": noise,
-}

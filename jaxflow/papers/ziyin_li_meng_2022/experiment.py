@@ -10,30 +10,24 @@ import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import xarray as xr
 
 import jaxflow as jf
 
-from .._experiment import Plan, choose, labeled, pairs, table, titles, together
-from .figures import layers_of
+from ..._linalg import decompositions
+from .._data import Data, load_data
+from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from . import figures as draw
+from .stages import Stages
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
-    from matplotlib.figure import Figure
-
-    from .._data import Data
-
-PARTS = {
-    "phases": "global minima, transitions and hysteresis against weight decay",
-    "landscape": "the least loss of linear networks of a size, around the transitions",
-    "slices": "the loss along the solution of a linear network, for other activations",
-    "training": "training with noise and weight decay, against the exact minimum",
-    "trapping": "random starts against weight decay and the size of the solution",
-    "signal": "training against the strength of the signal, for four activations",
-    "variance": "prediction variance at the exact minimum",
-    "networks": "tanh networks, plain and residual, against weight decay",
-}
 METHODS = ("flow", "descent", "Adam", "SGD with dropout")
 
 
@@ -47,9 +41,9 @@ def run(
     seeds: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    sweep: Callable[..., "xr.Dataset"] | None = None,
+    sweep: Callable[..., xr.Dataset] | None = None,
     progress: Callable[[str], Any] = print,
-) -> "xr.DataTree":
+) -> xr.DataTree:
     """Exact minima of noisy deep linear networks with weight decay, and who finds them.
 
     Args:
@@ -73,12 +67,7 @@ def run(
     Raises:
         ValueError: If an argument is out of range, or the data are not finite numbers.
     """
-    import jax
-
-    from ...sweeps.sweeps import named
-    from .._data import load_data
-
-    names = choose(only, PARTS)
+    names = EXPERIMENT.choose(only)
     if hidden < 1:
         raise ValueError(f"`hidden` must be at least 1, but is {hidden}.")
     if not 0 <= variance < float("inf"):
@@ -86,24 +75,11 @@ def run(
     loaded = load_data(data, target=target) if "training" in names else None
     if loaded is not None:
         progress(loaded.description)
-    sweep = named if sweep is None else sweep
     plan = _Plan(jax.random.key(seed), seeds, quick, sweep, loaded, hidden, variance)
-    jobs = {
-        "networks": _networks,
-        "signal": _signal,
-        "training": _training,
-        "phases": _phases,
-        "trapping": _trapping,
-        "variance": _variance,
-        "slices": _slices,
-        "landscape": _landscape,
-    }
-    tree = together(names, jobs, plan, PARTS, progress)
-    tree.attrs["data"] = "" if loaded is None else loaded.description
-    return tree
+    return EXPERIMENT.run(only, plan, progress)
 
 
-def headline(tree: "xr.DataTree") -> str:
+def headline(tree: xr.DataTree) -> str:
     """What theory predicts, in a few lines."""
     del tree
     return (
@@ -114,43 +90,23 @@ def headline(tree: "xr.DataTree") -> str:
     )
 
 
-def summary(tree: "xr.DataTree") -> "pd.DataFrame":
-    """One row for each case: what theory says, and what was measured."""
-    return table(tree, _ROWS)
-
-
-def figures(tree: "xr.DataTree") -> "dict[str, Figure]":
-    """The figures, by name."""
-    from . import figures as plot_collapse
-
-    words = titles("Ziyin, Li & Meng (2022)", PARTS, training=tree.attrs["data"])
-    return pairs(tree, plot_collapse.PANELS, words)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Plan(Plan):
     """What all parts share, and what the training learns."""
 
-    data: "Data | None"
+    data: Data | None
     hidden: int
     variance: float
 
 
-def _unit(inputs: int = 1, variance: float = 1.0) -> "jf.Regression":
+def _unit(inputs: int = 1, variance: float = 1.0) -> jf.Regression:
     """White inputs of some variance, that predict an output of one, with |g| = 1."""
-    import jax.numpy as jnp
-
     first = jnp.zeros(inputs).at[0].set(1.0)
     return jf.Regression.from_moments(variance * jnp.eye(inputs), first, 1 / variance)
 
 
-def _phases(plan: _Plan) -> "xr.Dataset":
+def _phases(plan: _Plan) -> xr.Dataset:
     """Exact branches, and descent that follows them as weight decay grows and falls."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
     theory = jf.papers.ziyin_li_meng_2022
     problem, width, steps = _unit(), 4, 500 if plan.quick else 3_000
     strengths = np.geomspace(0.05, 1.5, 24 if plan.quick else 60)
@@ -216,13 +172,8 @@ def _phases(plan: _Plan) -> "xr.Dataset":
     return labeled(runs, axes).assign_coords(places)
 
 
-def _landscape(plan: _Plan) -> "xr.Dataset":
+def _landscape(plan: _Plan) -> xr.Dataset:
     """The loss above that of zero against the norm of the layers, for unit data."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    import xarray as xr
-
     del plan  # All of it is exact.
     theory = jf.papers.ziyin_li_meng_2022
     problem, norms = _unit(), np.linspace(0, 1.25, 251)
@@ -253,15 +204,8 @@ def _landscape(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _slices(plan: _Plan) -> "xr.Dataset":
+def _slices(plan: _Plan) -> xr.Dataset:
     """One hidden layer: the weights of the linear solution, given to other networks."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from ..._linalg import decompositions
-
     inputs, width, strength = 10, 16, 0.1
     sizes = np.linspace(-0.3, 0.3, 61)
     activations = {
@@ -324,17 +268,8 @@ def _slices(plan: _Plan) -> "xr.Dataset":
     return labeled(runs, axes).assign_coords(names | {"b": sizes})
 
 
-def _training(plan: _Plan) -> "xr.Dataset":
+def _training(plan: _Plan) -> xr.Dataset:
     """Four ways to descend one loss, whose global minimum is known."""
-    import diffrax as dfx
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import optax
-    import xarray as xr
-
-    from ..._linalg import decompositions
-
     theory = jf.papers.ziyin_li_meng_2022
     assert plan.data is not None
     x, y, variance = plan.data.x, plan.data.y, plan.variance
@@ -348,7 +283,7 @@ def _training(plan: _Plan) -> "xr.Dataset":
     size = jnp.maximum(1.0, jnp.linalg.norm(problem.target) ** (2 / (plan.hidden + 1)))
     step_size = float(0.3 / (top * (plan.hidden + 1) * size**plan.hidden))
 
-    start = lambda key: _fan_in((x.shape[1], *widths, 1), key)
+    start = lambda key: fan_in((x.shape[1], *widths, 1), key)
 
     def sweep(method):
         def descend(key, decay_share):
@@ -402,15 +337,11 @@ def _training(plan: _Plan) -> "xr.Dataset":
     ).assign_coords(exact_decay_share=fine)
     origin = float(problem(jax.tree.map(jnp.zeros_like, start(jr.key(0)))))
     points = {"critical": float(critical), "spinodal": float(spinodal)}
-    return runs.assign_attrs(points, origin=origin)
+    return runs.assign_attrs(points, origin=origin, data=plan.data.description)
 
 
-def _trapping(plan: _Plan) -> "xr.Dataset":
+def _trapping(plan: _Plan) -> xr.Dataset:
     """Two hidden layers: which random starts end at zero although they need not."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
     theory = jf.papers.ziyin_li_meng_2022
     inputs, widths = 16, (32, 32)
     steps = 1_000 if plan.quick else 4_000
@@ -425,7 +356,7 @@ def _trapping(plan: _Plan) -> "xr.Dataset":
         first = jnp.zeros(inputs).at[0].set(1 / variance)
         white = variance * jnp.eye(inputs)
         problem = jf.Regression(first[None], white, jnp.zeros(()))
-        start = jax.tree.map(lambda w: gain * w, _fan_in((inputs, *widths, 1), key))
+        start = jax.tree.map(lambda w: gain * w, fan_in((inputs, *widths, 1), key))
         loss = problem + jf.WeightDecay(decay)  # pyright: ignore
         size = lambda loss, network: jnp.linalg.norm(network.product) * variance
         options = {"step_size": 0.01, "every": steps, "observe": {"size": size}}
@@ -439,18 +370,11 @@ def _trapping(plan: _Plan) -> "xr.Dataset":
     )
 
 
-def _signal(plan: _Plan) -> "xr.Dataset":
+def _signal(plan: _Plan) -> xr.Dataset:
     """One and two hidden layers that learn a linear function times a number.
 
     From starts of the usual size, on white inputs, half of which are minus the others.
     """
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-
-    from ..._linalg import decompositions
-
     theory = jf.papers.ziyin_li_meng_2022
     inputs, width, half, decay = 10, 32, 64, 0.05
     steps = 1_000 if plan.quick else 3_000
@@ -468,7 +392,7 @@ def _signal(plan: _Plan) -> "xr.Dataset":
     }
 
     def descend(key, hidden, activation, signal):
-        weights = _fan_in((inputs, *[width] * hidden, 1), key).weights
+        weights = fan_in((inputs, *[width] * hidden, 1), key).weights
         error = jf.MeanSquaredError(x, signal * y)
         # Over that of zero.
         observe = {"error": lambda _, network: error(network) / signal**2}
@@ -503,14 +427,8 @@ def _signal(plan: _Plan) -> "xr.Dataset":
     ).assign_coords(exact_signal=fine)
 
 
-def _variance(plan: _Plan) -> "xr.Dataset":
+def _variance(plan: _Plan) -> xr.Dataset:
     """Against each of width, hidden layers and noise, beside draws of the noise."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-    import xarray as xr
-
     theory = jf.papers.ziyin_li_meng_2022
     problem, decay, draws = _unit(), 1e-3, 4_000
     values = {
@@ -558,16 +476,8 @@ def _variance(plan: _Plan) -> "xr.Dataset":
     return xr.Dataset(found | lines, attrs={"decay": decay})
 
 
-def _networks(plan: _Plan) -> "xr.Dataset":
+def _networks(plan: _Plan) -> xr.Dataset:
     """Plain networks by depth, residual ones by how many maps no skip goes around."""
-    import jax
-    import jax.numpy as jnp
-    import jax.random as jr
-    import numpy as np
-    import xarray as xr
-
-    from .stages import Stages
-
     inputs, width, samples = 10, 16, 128
     steps = 500 if plan.quick else 3_000
     strengths = np.geomspace(0.05, 1.4, 6 if plan.quick else 15)
@@ -578,8 +488,8 @@ def _networks(plan: _Plan) -> "xr.Dataset":
 
     def build(kind, maps, key):
         if kind == "plain":
-            return jf.MLP(_fan_in((inputs, *[width] * maps, 1), key).weights, jnp.tanh)
-        weights = _fan_in((inputs, *[width] * 2 * maps, 1), key).weights
+            return jf.MLP(fan_in((inputs, *[width] * maps, 1), key).weights, jnp.tanh)
+        weights = fan_in((inputs, *[width] * 2 * maps, 1), key).weights
         return Stages(weights, (*(False, True) * maps, False))
 
     def sweep(kind):
@@ -620,14 +530,6 @@ def _networks(plan: _Plan) -> "xr.Dataset":
     return runs.assign(lowest=lowest).assign_attrs(origin=float(jnp.mean(loss.y**2)))
 
 
-def _fan_in(widths, key) -> "jf.DeepLinear":
-    """Normal weights of variance one over the inputs of their layer."""
-    import jax
-
-    drawn = jf.init.gaussian(widths, scale=1.0, key=key)
-    return jax.tree.map(lambda w: w / w.shape[1] ** 0.5, drawn)
-
-
 def _phases_rows(runs):
     for hidden in runs.hidden.to_numpy():
         some = runs.sel(hidden=hidden)
@@ -636,7 +538,7 @@ def _phases_rows(runs):
             "critical": f"{float(some.critical[0]):.5g}",
             "spinodal": f"{float(some.spinodal[0]):.5g}",
         }
-        case = layers_of("plain", hidden)
+        case = draw.layers_of("plain", hidden)
         back = last("down")
         falling = "never" if back != back else f"from {back:.3g}"
         found = f"nonzero up to {last('up'):.3g} rising, {falling} falling"
@@ -646,8 +548,6 @@ def _phases_rows(runs):
 
 
 def _landscape_rows(runs):
-    import numpy as np
-
     for hidden in runs.hidden.to_numpy():
         for regime in runs.regime.to_numpy():
             line = runs.above_zero.sel(hidden=hidden, regime=regime)
@@ -660,7 +560,7 @@ def _landscape_rows(runs):
             zero = ["at zero"] if slopes[0] > 0 else []
             finding = "minima " + " and ".join(zero + found)
             decay = float(runs.strength_of_decay.sel(hidden=hidden, regime=regime))
-            case = f"{layers_of('plain', hidden)}, decay {decay:.3g}"
+            case = f"{draw.layers_of('plain', hidden)}, decay {decay:.3g}"
             yield {"case": case, "finding": finding}
 
 
@@ -730,7 +630,7 @@ def _signal_rows(runs):
             if hidden > 1:
                 least = float(runs.least_signal.sel(hidden=hidden))
                 finding += f"; a linear network has a solution from {least:.3g} on"
-            case = f"{name}, {layers_of('plain', hidden)}"
+            case = f"{name}, {draw.layers_of('plain', hidden)}"
             yield {"case": case, "finding": finding}
 
 
@@ -758,17 +658,69 @@ def _networks_rows(runs):
             finding = (
                 f"alive up to {last:.3g}; least curvature of the error at zero {low:.3g}"
             )
-            case = f"{kind}, {layers_of(kind, maps)}"
+            case = f"{kind}, {draw.layers_of(kind, maps)}"
             yield {"case": case, "finding": finding}
 
 
-_ROWS = {
-    "phases": _phases_rows,
-    "landscape": _landscape_rows,
-    "slices": _slices_rows,
-    "training": _training_rows,
-    "trapping": _trapping_rows,
-    "signal": _signal_rows,
-    "variance": _variance_rows,
-    "networks": _networks_rows,
-}
+EXPERIMENT = Experiment(
+    "Ziyin, Li & Meng (2022)",
+    {
+        "phases": Part(
+            "global minima, transitions and hysteresis against weight decay",
+            _phases,
+            _phases_rows,
+            draw.phases,
+            cost=5,
+        ),
+        "landscape": Part(
+            "the least loss of linear networks of a size, around the transitions",
+            _landscape,
+            _landscape_rows,
+            draw.landscape,
+            cost=1,
+        ),
+        "slices": Part(
+            "the loss along the solution of a linear network, for other activations",
+            _slices,
+            _slices_rows,
+            draw.slices,
+            cost=2,
+        ),
+        "training": Part(
+            "training with noise and weight decay, against the exact minimum",
+            _training,
+            _training_rows,
+            draw.training,
+            cost=6,
+        ),
+        "trapping": Part(
+            "random starts against weight decay and the size of the solution",
+            _trapping,
+            _trapping_rows,
+            draw.trapping,
+            cost=4,
+        ),
+        "signal": Part(
+            "training against the strength of the signal, for four activations",
+            _signal,
+            _signal_rows,
+            draw.signal,
+            cost=7,
+        ),
+        "variance": Part(
+            "prediction variance at the exact minimum",
+            _variance,
+            _variance_rows,
+            draw.variance,
+            cost=3,
+        ),
+        "networks": Part(
+            "tanh networks, plain and residual, against weight decay",
+            _networks,
+            _networks_rows,
+            draw.networks,
+            cost=8,
+        ),
+    },
+)
+summary, figures = EXPERIMENT.summary, EXPERIMENT.figures

@@ -212,18 +212,6 @@ def networks(runs: xr.Dataset, axes: Any):
         axis.legend(fontsize=7)
 
 
-PANELS = {
-    "phases": phases,
-    "landscape": landscape,
-    "slices": slices,
-    "training": training,
-    "trapping": trapping,
-    "signal": signal,
-    "variance": variance,
-    "networks": networks,
-}
-
-
 def layers_of(kind, count) -> str:
     """The depth of a network in words."""
     one, more = {

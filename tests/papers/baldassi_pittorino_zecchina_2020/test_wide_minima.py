@@ -109,7 +109,7 @@ def test_curvature_does_not_depend_on_norms():
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", [n for n in experiment.PARTS if n not in SMALL])
+@pytest.mark.parametrize("name", [n for n in experiment.EXPERIMENT.parts if n not in SMALL])
 def test_every_other_part_has_rows_and_a_figure(name, check_axes):
     tree = experiment.run(only=(name,), quick=True, progress=lambda words: None)
     check_axes(tree)
@@ -205,7 +205,6 @@ def test_what_is_not_finite_predicts_nothing_and_what_is_not_solved_says_so():
     coords = {"algorithm": ["a", "b"], "problem": ["mixture"]}
     runs = xr.Dataset({k: (axes, v) for k, v in found.items()}, coords)
     tree = xr.DataTree.from_dict({"generalization": runs})
-    tree.attrs["data"] = "none"
     [row] = experiment.summary(tree).to_dict("records")
     assert row["solved"] == "4 of 6"
     assert "a 0.200 (1 of 3 solved), b 0.400; rank correlation" in row["finding"]

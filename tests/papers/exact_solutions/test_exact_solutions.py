@@ -22,7 +22,7 @@ def tree():
 
 @pytest.fixture(scope="module")
 def rest():
-    return small(*(name for name in experiment.PARTS if name not in SMALL))
+    return small(*(name for name in experiment.EXPERIMENT.parts if name not in SMALL))
 
 
 def told(tree, check_axes):

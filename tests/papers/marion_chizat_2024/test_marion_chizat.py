@@ -10,10 +10,10 @@ from scipy.stats import fisher_exact
 
 import jaxflow as jf
 from jaxflow.papers._data import paper_data, paper_readout
+from jaxflow.papers._experiment import named
 from jaxflow.papers._statistics import gap_regression
 from jaxflow.papers.marion_chizat_2024 import experiment as marion_chizat
 from jaxflow.papers.marion_chizat_2024.experiment import _descents, _Plan, _problem
-from jaxflow.sweeps.sweeps import named
 
 # Of an independent implementation in numpy: 20 runs a point (10 at the least step size).
 FIGURES = Path(__file__).parents[2] / "data" / "marion_chizat_figures.json"

@@ -24,9 +24,9 @@ def tree(tmp_path_factory):
 def test_every_part_has_rows_and_a_figure(tree, check_axes):
     check_axes(tree)
     table = experiment.summary(tree)
-    assert set(table.experiment) == set(tree.children) == set(experiment.PARTS)
+    assert set(table.experiment) == set(tree.children) == set(experiment.EXPERIMENT.parts)
     figures = experiment.figures(tree)
-    assert set(figures) == set(experiment.PARTS)
+    assert set(figures) == set(experiment.EXPERIMENT.parts)
     assert all(len(figure.axes) == 2 for figure in figures.values())
     assert all(axis.get_xlabel() for figure in figures.values() for axis in figure.axes)
 
