@@ -22,9 +22,9 @@ from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
-from ..observables.progress import loss_value
 from .classify import classify_end, has_converged
 from .exponential import ExponentialRosenbrock
+from .integration import UntilStiff, step_control
 from .trajectory import (
     Observable,
     Status,
@@ -103,60 +103,22 @@ def gradient_flow(
     loss, network = partition_module("gradient_flow", loss, network)
     dtype = jax.tree.leaves(network)[0].dtype
     double = dtype == jnp.float64
-    finest = 8 * float(jnp.finfo(dtype).eps)
     observe = check_observe("gradient_flow", observe, until, progress_meter)
     rtol = (1e-8 if double else 1e-5) if rtol is None else rtol
-    rtol = _checks.number("gradient_flow(rtol=...)", rtol)
-    atol = None if atol is None else _checks.number("gradient_flow(atol=...)", atol)
+    rtol, atol = _check_tolerances(rtol, atol, dtype)
     max_steps = _checks.whole("gradient_flow(max_steps=...)", max_steps)
     _checks.kind("gradient_flow(adjoint=...)", adjoint, dfx.AbstractAdjoint)
     if max_step is not None:
         what = "a loss and a network"
         _checks.function("gradient_flow(max_step=...)", max_step, what)
-    if solver is not None:
-        _check_solver(solver)
-    if not rtol >= finest:
-        raise ValueError(
-            f"`gradient_flow(rtol={rtol})` must be coarser than the rounding of "
-            f"{dtype.name} weights, so at least {finest:.0e}." + ("" if double else _FINER)
-        )
-    if atol is not None and not atol >= 0:
-        raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
-    _checks.numbers("gradient_flow(times=...)", times)
-    unknown = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
-    times = jnp.asarray(times, dtype) if unknown else np.asarray(times, dtype)
-    if times.ndim != 1 or times.size < 2:
-        raise ValueError(
-            "`gradient_flow(times=...)` must hold a start and an end, but has shape "
-            f"{times.shape}."
-        )
-    endless = not unknown and _check_times(np.asarray(times))
-    if unknown:
-        times = eqx.error_if(
-            times,
-            jnp.any(times[1:] <= times[:-1]) | jnp.isinf(times[-1]),
-            "`gradient_flow(times=...)` must increase strictly, and be finite if traced.",
-        )
-    back = isinstance(adjoint, dfx.BacksolveAdjoint)
-    if back and (endless or until is not None):
-        raise ValueError(
-            "`gradient_flow(adjoint=diffrax.BacksolveAdjoint())` must know when the flow "
-            "ends: give it finite times and no `until`, or another adjoint."
-        )
+    times, endless = _as_times(times, dtype)
     if tolerance is None:
         tolerance = (1e-12 if double else 1e-6) if endless else 1e-8
     limit = _checks.real(
         "gradient_flow(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
     )
-    solvers: tuple[dfx.AbstractSolver, ...]
-    if solver is not None:
-        solvers = (solver,)
-    elif back:
-        solvers = (dfx.Tsit5(),)
-    else:
-        solvers = _Tsit5UntilStiff(), ExponentialRosenbrock(tolerance=rtol / 1e4)
     options = _Options(
-        solvers=solvers,
+        solvers=_solvers(solver, rtol, adjoint),
         rtol=rtol,
         atol=atol,
         max_step=max_step,
@@ -166,7 +128,12 @@ def gradient_flow(
         until=until,
         endless=endless,
     )
-    task = loss, network, jnp.asarray(times), limit, options, observe, throw
+    if options.back and (endless or until is not None):
+        raise ValueError(
+            "`gradient_flow(adjoint=diffrax.BacksolveAdjoint())` must know when the flow "
+            "ends: give it finite times and no `until`, or another adjoint."
+        )
+    task = loss, network, times, limit, options, observe, throw
     return restore_module(loss, _follow(*task) if known(task) else _as_part(*task))
 
 
@@ -198,7 +165,31 @@ class at_flow_limit(eqx.Module):
 _FINER = ' For finer flows use `jax.config.update("jax_enable_x64", True)`.'
 
 
-def _check_solver(solver: Any):
+def _check_tolerances(
+    rtol: float, atol: float | None, dtype: np.dtype
+) -> tuple[float, float | None]:
+    rtol = _checks.number("gradient_flow(rtol=...)", rtol)
+    atol = None if atol is None else _checks.number("gradient_flow(atol=...)", atol)
+    finest = 8 * float(jnp.finfo(dtype).eps)
+    if not rtol >= finest:
+        raise ValueError(
+            f"`gradient_flow(rtol={rtol})` must be coarser than the rounding of "
+            f"{dtype.name} weights, so at least {finest:.0e}."
+            + ("" if dtype == jnp.float64 else _FINER)
+        )
+    if atol is not None and not atol >= 0:
+        raise ValueError(f"`gradient_flow(atol={atol})` must not be negative.")
+    return rtol, atol
+
+
+def _solvers(
+    solver: Any, rtol: float, adjoint: dfx.AbstractAdjoint
+) -> tuple[dfx.AbstractSolver, ...]:
+    """The solver that was asked for; or an explicit one, and that of stiff flows."""
+    if solver is None:
+        if isinstance(adjoint, dfx.BacksolveAdjoint):
+            return (dfx.Tsit5(),)
+        return UntilStiff(), ExponentialRosenbrock(tolerance=rtol / 1e4)
     name = "gradient_flow(solver=...)"
     _checks.kind(name, solver, dfx.AbstractSolver, "Such as `diffrax.Tsit5()`.")
     if not isinstance(solver, dfx.AbstractAdaptiveSolver):
@@ -208,6 +199,24 @@ def _check_solver(solver: Any):
             f"`diffrax.{kind}` does not: pass `diffrax.HalfSolver(diffrax.{kind}())`. With "
             "steps of one size Euler's method is `gradient_descent`."
         )
+    return (solver,)
+
+
+def _as_times(times: Any, dtype: Any) -> tuple[Array, bool]:
+    """The times as an array, and whether the run has no end but arrival."""
+    _checks.numbers("gradient_flow(times=...)", times)
+    traced = any(isinstance(time, Tracer) for time in jax.tree.leaves(times))
+    times = jnp.asarray(times, dtype) if traced else np.asarray(times, dtype)
+    if times.ndim != 1 or times.size < 2:
+        raise ValueError(
+            "`gradient_flow(times=...)` must hold a start and an end, but has shape "
+            f"{times.shape}."
+        )
+    if not traced:
+        return jnp.asarray(times), _check_times(times)
+    wrong = jnp.any(times[1:] <= times[:-1]) | jnp.isinf(times[-1])
+    must = "`gradient_flow(times=...)` must increase strictly, and be finite if traced."
+    return eqx.error_if(times, wrong, must), False
 
 
 def _check_times(times: np.ndarray) -> bool:
@@ -320,7 +329,7 @@ def _explicit(loss, network, times, tolerance, options):
     goal = jnp.minimum(times[-1], jnp.finfo(times.dtype).max / 1e4)
     length, first_step = _first_step(loss, network, goal - times[0])
     scales = _Scales(
-        jax.lax.stop_gradient(tolerance * _stakes(loss, network)),
+        jax.lax.stop_gradient(tolerance * _loss_scale(loss, network)),
         goal,
         options.rtol / 100 * length if options.atol is None else options.atol,
     )
@@ -363,7 +372,7 @@ def _leg(solver, loss, network, times, begin, end, first_step, options, scales) 
         saveat=dfx.SaveAt(
             subs=records if options.back else subs, solver_state=not options.back
         ),
-        stepsize_controller=_control(
+        stepsize_controller=step_control(
             options.rtol, scales.error, options.max_step, times.dtype
         ),
         adjoint=options.adjoint,
@@ -379,8 +388,8 @@ def _leg(solver, loss, network, times, begin, end, first_step, options, scales) 
         seen, reached = zip(*reached, strict=True)  # pyright: ignore
     time, network = jax.tree.map(lambda a: a[-1], reached)
     stiff, step = jnp.zeros((), bool), first_step
-    if isinstance(solver, _Tsit5UntilStiff):
-        stiff, step = solver.verdict(solution)
+    if isinstance(solver, UntilStiff):
+        stiff, step = solver.is_stiff(solution), solver.last_step(solution)
     steps, result = solution.stats["num_steps"], solution.result
     return _Leg(seen, time, network, steps, result, stiff, step)  # pyright: ignore
 
@@ -414,7 +423,7 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
     return run, result
 
 
-def _stakes(loss, network):
+def _loss_scale(loss, network):
     """The excess loss that there is to lose: of zero weights, or else of the start."""
     at_zero = jnp.abs(loss.excess(jax.tree.map(jnp.zeros_like, network)))
     known = jnp.isfinite(at_zero) & (at_zero > 0)
@@ -440,79 +449,6 @@ def _first_step(loss, network, longest):
     count = sum(w.size for w in jax.tree.leaves(network))
     step = jnp.clip(jnp.where(jnp.isfinite(step), step, longest), 0, longest)
     return size / count**0.5, step
-
-
-def _control(rtol, atol, max_step, dtype):
-    """Steps by their error. Where the velocity is not a number, they shrink to an end."""
-    least = float(jnp.finfo(dtype).tiny)
-    control = dfx.PIDController(
-        rtol=rtol, atol=atol, norm=_error_norm, dtmin=least, force_dtmin=False
-    )
-    if max_step is None:
-        return control
-    given = {f.name: getattr(control, f.name) for f in dataclasses.fields(control)}
-    return _Capped(**given, longest=max_step)
-
-
-def _error_norm(error: PyTree[Array]) -> Array:
-    """The root mean square; of what is not a number infinite, so that the step shrinks."""
-    count = sum(e.size for e in jax.tree.leaves(error))
-    size = tree_norm(error) / count**0.5
-    return jnp.where(jnp.isnan(size), jnp.inf, size)
-
-
-class _Tsit5UntilStiff(dfx.Tsit5):
-    """Tsitouras' method, which ends where it spends its steps on being stable.
-
-    The last two stages are at the same time, so that their difference shows the largest
-    rate in play (Hairer & Wanner, 1996, section IV.2). The method is stable up to steps of
-    3.5 over that rate. A step of the stiff method costs as much as some ten of these, so
-    that a run which is about to end anyway had better end here.
-    """
-
-    patience: int = 100
-    # A way to end that Diffrax lets a solver choose, and does not take by itself.
-    tired_of_it = dfx.RESULTS.dt_min_reached
-
-    def init(self, terms, t0, t1, y0, args):
-        tired, step = jnp.zeros((), jnp.int32), jnp.zeros_like(t0)
-        return super().init(terms, t0, t1, y0, args), (tired, step)
-
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        state, (tired, _) = solver_state  # pyright: ignore
-        now = terms, t0, t1, y0, args, state, made_jump
-        y1, error, info, state, result = super().step(*now)  # pyright: ignore
-        sixth = jnp.asarray(self.tableau.a_lower[-2])
-        stages = info["k"]
-        gap = lambda y0, y1, k: y1 - y0 - jnp.tensordot(sixth.astype(k.dtype), k[:5], 1)
-        rise = tree_norm(jax.tree.map(lambda k: k[6] - k[5], stages))
-        limited = rise > 2.7 * tree_norm(jax.tree.map(gap, y0, y1, stages))
-        tired = tired + limited.astype(tired.dtype)
-        result = dfx.RESULTS.where(tired < self.patience, result, self.tired_of_it)
-        return y1, error, info, (state, (tired, t1 - t0)), result
-
-    @classmethod
-    def verdict(cls, solution):
-        """Whether it ended for that reason, and its last step."""
-        step = jax.lax.stop_gradient(solution.solver_state[1][1])
-        return solution.result == cls.tired_of_it, step
-
-
-class _Capped(dfx.PIDController):
-    """Steps as long as their error allows, and none longer than an observable says."""
-
-    longest: Observable = loss_value
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return jnp.minimum(end, t0 + self.longest(*combine_module(args[0], y0))), state
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, *rest):
-        found = super().adapt_step_size(t0, t1, y0, y1_candidate, args, *rest)
-        kept, begin, end, *others = found
-        now = jax.tree.map(lambda a, b: jnp.where(kept, b, a), y0, y1_candidate)
-        end = jnp.minimum(end, begin + self.longest(*combine_module(args[0], now)))
-        return kept, begin, end, *others
 
 
 @eqx.filter_custom_jvp
