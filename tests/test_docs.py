@@ -185,6 +185,16 @@ def test_theory_names_functions_and_tests_that_exist(page):
         assert own <= names
 
 
+def test_the_glossary_has_each_term_once_and_names_what_is_there():
+    text = (DOCS / "glossary.md").read_text()
+    terms = re.findall(r"^(\S.*)\n  \S", text, re.MULTILINE)
+    assert len(terms) > 25
+    assert terms == sorted(set(terms), key=str.lower)
+    names = re.findall(r"`jf\.([\w.]+)`", text)
+    assert len(names) > 15
+    assert [name for name in names if not _there(jf, name)] == []
+
+
 @pytest.mark.parametrize("page", THEORY, ids=lambda page: page.stem)
 def test_theory_says_how_sure_it_is(page):
     statements = [
