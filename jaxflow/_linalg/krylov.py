@@ -1,7 +1,9 @@
 """Krylov spaces of a symmetric matrix: its functions, applied to a vector."""
 
+import functools as ft
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -53,58 +55,88 @@ def krylov(
         largest: Products at most.
     """
     largest = min(largest, v.size)
-    few = min(FEW, largest)
-    eps = jnp.finfo(v.dtype).eps
-    size = norm(v)
-
-    def orthogonal(image, space):
-        column = space @ image
-        rest = image - column @ space
-        rest = rest - (space @ rest) @ space  # Twice is enough (Kahan, Parlett).
-        return jnp.pad(column, (0, largest - len(column))), rest
-
-    def extend(j, state):
-        space, small, row, _ = state
-        image = apply(row)
-        peak = peak_of(image)
-        image = image / peak
-        space = space.at[j].set(row)
-        # Usually few do, and then nothing costs more than they do.
-        column, rest = jax.lax.cond(
-            j < few,
-            lambda: orthogonal(image, space[:few]),
-            lambda: orthogonal(image, space),
-        )
-        column = peak * column
-        small = small.at[j].set(column).at[:, j].set(column)
-        beta = jnp.linalg.norm(rest)
-        beta = jnp.where(beta > 10 * eps * jnp.linalg.norm(image), beta, 0)
-        return space, small, rest / jnp.where(beta > 0, beta, jnp.inf), peak[0] * beta
-
-    def modes(count, last, space, small, beta):
-        # LAPACK may hang on what is not finite.
-        finite = jnp.all(jnp.isfinite(small)) & jnp.isfinite(duration)
-        small = jnp.where(finite, small[:count, :count], 0)
-        rates, mixing = decompositions.eigh(small)
-        ahead = mixing[last] @ (phi(duration * rates)[2] * mixing[0])
-        met = finite & (jnp.abs(duration) * size * beta * jnp.abs(ahead) <= allowed)
-        pad = lambda a: jnp.pad(a, [(0, largest - count)] + [(0, 0)] * (a.ndim - 1))
-        return Modes(pad(mixing.T @ space[:count]), pad(rates), pad(size * mixing[0]), met)
+    few, size = min(FEW, largest), norm(v)
+    allowed = allowed / jnp.where(size > 0, size, 1)
 
     def grow(carry):
-        j, _, state = carry
-        stop = jnp.minimum(j + few, largest)
-        space, small, _, beta = state = jax.lax.fori_loop(j, stop, extend, state)
-        look = [lambda n=n: modes(n, stop - 1, space, small, beta) for n in (few, largest)]
-        found = look[0]() if few == largest else jax.lax.cond(j == 0, *look)
-        return stop, found, state
+        count, _, space = carry
+        stop = jnp.minimum(count + few, largest)
+        space = jax.lax.fori_loop(count, stop, ft.partial(_extend, apply, few), space)
+        modes = ft.partial(_modes, space, stop - 1, duration, allowed)
+        if few == largest:
+            return stop, modes(few), space
+        small, full = ft.partial(modes, few), ft.partial(modes, largest)
+        return stop, jax.lax.cond(count == 0, small, full), space
 
-    zeros = lambda *shape: jnp.zeros(shape, v.dtype)
+    def going(carry):
+        count, found, _ = carry
+        return ~found.met & (count < largest)
+
+    zeros = ft.partial(jnp.zeros, dtype=v.dtype)
     start = v / jnp.where(size > 0, size, 1)
-    state = (zeros(largest, v.size), zeros(largest, largest), start, zeros())
-    none = Modes(state[0], zeros(largest), zeros(largest), jnp.zeros((), bool))
-    going = lambda carry: ~carry[1].met & (carry[0] < largest)
-    return jax.lax.while_loop(going, grow, (jnp.asarray(0), none, state))[1]
+    space = _Space(zeros((largest, v.size)), zeros((largest, largest)), start, zeros(()))
+    none = Modes(space.basis, zeros(largest), zeros(largest), jnp.zeros((), bool))
+    _, found, _ = jax.lax.while_loop(going, grow, (jnp.asarray(0), none, space))
+    return eqx.tree_at(lambda m: m.coefficients, found, size * found.coefficients)
+
+
+class _Space(NamedTuple):
+    """A Krylov space that grows.
+
+    Attributes:
+        basis: Orthonormal rows, and zeros for those to come.
+        matrix: The symmetric matrix in them.
+        row: The next one.
+        beta: How much of its image the last one has outside of the space.
+    """
+
+    basis: Array
+    matrix: Array
+    row: Array
+    beta: Array
+
+
+def _extend(apply, few, count, space: _Space) -> _Space:
+    """One more row."""
+    image = apply(space.row)
+    peak = peak_of(image)
+    image = image / peak
+    basis = space.basis.at[count].set(space.row)
+    # Usually few do, and then nothing costs more than they do.
+    column, rest = jax.lax.cond(
+        count < few,
+        lambda: _orthogonal(image, basis[:few], len(basis)),
+        lambda: _orthogonal(image, basis, len(basis)),
+    )
+    column = peak * column
+    matrix = space.matrix.at[count].set(column).at[:, count].set(column)
+    beta = jnp.linalg.norm(rest)
+    least = 10 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image)
+    beta = jnp.where(beta > least, beta, 0)
+    row = rest / jnp.where(beta > 0, beta, jnp.inf)
+    return _Space(basis, matrix, row, peak[0] * beta)
+
+
+def _orthogonal(image, basis, largest):
+    """The parts of an image in a basis, and what is outside of it."""
+    column = basis @ image
+    rest = image - column @ basis
+    rest = rest - (basis @ rest) @ basis  # Twice is enough (Kahan, Parlett).
+    return jnp.pad(column, (0, largest - len(column))), rest
+
+
+def _modes(space: _Space, last, duration, allowed, count: int) -> Modes:
+    """Those of a unit vector in the first rows of a space, up to the last that it has."""
+    largest = len(space.basis)
+    # LAPACK may hang on what is not finite.
+    finite = jnp.all(jnp.isfinite(space.matrix)) & jnp.isfinite(duration)
+    small = jnp.where(finite, space.matrix[:count, :count], 0)
+    rates, mixing = decompositions.eigh(small)
+    ahead = mixing[last] @ (phi(duration * rates)[2] * mixing[0])
+    error = jnp.abs(duration) * space.beta * jnp.abs(ahead)
+    pad = lambda a: jnp.pad(a, [(0, largest - count)] + [(0, 0)] * (a.ndim - 1))
+    modes = pad(mixing.T @ space.basis[:count])
+    return Modes(modes, pad(rates), pad(mixing[0]), finite & (error <= allowed))
 
 
 def quadrature(

@@ -40,6 +40,45 @@ def sharpness_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def flatness(runs: xr.Dataset, ax: Axes) -> Axes:
+    """The same in short: the flow and three step sizes, with their names beside them.
+
+    Hollow where most runs oscillate, and have no sharpness that stays.
+    """
+    ends, names = runs.isel(record=-1), {}
+    for k, step_size, some in [*_by_step_size(ends)][:4]:
+        middle = some.sharpness.median("seed")
+        _median_and_range(ax, ends.scale, some.sharpness, k, _name(step_size))
+        hollow = (some.status == Status.OSCILLATING).mean("seed") > 0.5
+        style = {"color": color_of(k), "marker": MARKERS[k % len(MARKERS)], "ls": "none"}
+        hollow = middle.where(hollow)
+        ax.plot(ends.scale, hollow, mfc="white", ms=5, zorder=3, **style)  # pyright: ignore
+        there = middle[np.isfinite(middle.to_numpy())]
+        names[_name(step_size)] = float(there[-1]), color_of(k)
+        if step_size:
+            ax.axhline(2 / step_size, color=color_of(k), ls=":", lw=1)
+            where = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 7}
+            text = f"2 / step size {step_size:g}"
+            ax.text(0.01, 2 / step_size, text, color=color_of(k), **where)
+    for name, style in (("flattest", "--"), ("balanced", "-.")):
+        level = ends.attrs[f"{name}_sharpness"]
+        ax.axhline(level, color="0.3", ls=style, lw=1.2)
+        names[f"{name} minimum, exact"] = level, "0.3"
+    ax.set(yscale="log", xlabel=AXES["scale"], ylabel="sharpness at the end of training")
+    _name_beside(ax, names)
+    return ax
+
+
+def _name_beside(ax: Axes, names: dict[str, tuple[float, str]]):
+    """Names of lines at their levels, right of the panel, and apart from each other."""
+    low, high = ax.get_ylim()
+    last, gap = 0.0, (high / low) ** 0.045
+    for name, (level, color) in sorted(names.items(), key=lambda item: item[1]):
+        last = max(level, last * gap)
+        where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
+        ax.text(1.015, last, name, color=color, **where)
+
+
 def distance_against_scale(runs: xr.Dataset, ax: Axes) -> Axes:
     """Distance of the end-to-end map to the least-squares solution, against the scale."""
     return _against_scale(runs, "distance", r"$\|w - w_\star\|$ at the end", ax)

@@ -6,6 +6,7 @@ residual starts ends within a constant of it, and descent cannot end above $2 / 
 
 import dataclasses
 import functools as ft
+import itertools as it
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,10 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 
-from .._data import load_data
-from .._experiment import layered, named, run_concurrently
+from .._experiment import layered, named, run_concurrently, subplots
 from .._statistics import usable
-from . import figures as plot
+from ..data import load_data
+from . import figures as draw
 
 STARTS = {"gaussian": "Gaussian start", "residual": "residual start"}
 
@@ -163,23 +164,24 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
 
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """The figures, by name."""
-    # Not `pyplot`, which would keep the figures, and show them, by itself.
-    drawn = {}
+    title = f"{tree.attrs['data']}, depth {tree.attrs['depth']}"
+    short = Figure(figsize=(8, 4.6), layout="constrained")
+    draw.flatness(tree["gaussian"].to_dataset(), short.subplots())
+    short.suptitle(title, fontsize=10)
+    drawn = {"flatness": short}
     for name, rows in (
-        ("sharpness", (plot.sharpness_against_scale,)),
-        ("distance", (plot.distance_against_scale,)),
-        ("verdicts", (plot.verdicts,)),
-        ("paths", (plot.loss_in_time, plot.sharpness_in_time)),
-        ("structure", (plot.misalignment_in_time, plot.rank_one_gap_in_time)),
+        ("sharpness", (draw.sharpness_against_scale,)),
+        ("distance", (draw.distance_against_scale,)),
+        ("verdicts", (draw.verdicts,)),
+        ("paths", (draw.loss_in_time, draw.sharpness_in_time)),
+        ("structure", (draw.misalignment_in_time, draw.rank_one_gap_in_time)),
     ):
-        figure = Figure(figsize=(11, 1 + 3.8 * len(rows)), layout="constrained")
-        axes = figure.subplots(len(rows), 2, squeeze=False)
-        for row, draw in zip(axes, rows, strict=True):
-            for axis, (start, title) in zip(row, STARTS.items(), strict=True):
-                draw(tree[start].to_dataset(), axis)
-                axis.set_title(title)
-        figure.suptitle(f"{tree.attrs['data']}, depth {tree.attrs['depth']}", fontsize=10)
-        drawn[name] = figure
+        drawn[name], axes = subplots(len(rows))
+        panels = it.product(rows, STARTS.items())
+        for axis, (panel, (start, words)) in zip(axes, panels, strict=True):
+            panel(tree[start].to_dataset(), axis)
+            axis.set_title(words)
+        drawn[name].suptitle(title, fontsize=10)
     return drawn
 
 
@@ -195,7 +197,9 @@ class _Plan:
     sweep: Callable[..., xr.Dataset]
     progress: Callable[[str], Any]
 
-    def jobs(self, name, problem, draw, scales) -> dict[str, Callable[[], xr.Dataset]]:
+    def jobs(
+        self, name, problem, initialize, scales
+    ) -> dict[str, Callable[[], xr.Dataset]]:
         """Flow and descent over the grid."""
         observe = {
             "excess": jf.observables.excess_loss,
@@ -213,7 +217,7 @@ class _Plan:
         self.progress(
             f"{STARTS[name]}, descent: {len(self.step_sizes)} step sizes x {size}"
         )
-        given = name, problem, draw, scales, observe
+        given = name, problem, initialize, scales, observe
         return {
             f"{name}-flow": ft.partial(self._flow, *given),
             name: ft.partial(self._descent, *given),
@@ -231,12 +235,12 @@ class _Plan:
         """Numbers of steps, in a nearly geometric series."""
         return sorted(set(np.geomspace(1, self.steps, 60).round().astype(int).tolist()))
 
-    def _flow(self, name, problem, draw, scales, observe) -> xr.Dataset:
+    def _flow(self, name, problem, initialize, scales, observe) -> xr.Dataset:
         # As long as the shortest descent, with as many records.
         times = min(self.step_sizes) * np.array([0, *self.records], float)
 
         def flow(key, scale):
-            start = draw(scale=scale, key=key)
+            start = initialize(scale=scale, key=key)
             return jf.gradient_flow(
                 problem,
                 start,
@@ -251,12 +255,12 @@ class _Plan:
         runs = self.sweep(f"{name}-flow", flow, key=self.key, **grid)
         return runs.expand_dims(step_size=[0.0])
 
-    def _descent(self, name, problem, draw, scales, observe) -> xr.Dataset:
+    def _descent(self, name, problem, initialize, scales, observe) -> xr.Dataset:
         # Without `self`, which is not for other processes.
         every, steps = self.records, self.steps
 
         def descent(key, step_size, scale):
-            start = draw(scale=scale, key=key)
+            start = initialize(scale=scale, key=key)
             return jf.gradient_descent(
                 problem, start, steps, step_size=step_size, every=every, observe=observe
             )

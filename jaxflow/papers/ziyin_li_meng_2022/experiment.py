@@ -10,7 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax as dfx
 import jax
@@ -23,12 +23,10 @@ import xarray as xr
 import jaxflow as jf
 
 from ..._linalg import decompositions
-from .._data import Data, load_data
 from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from ..data import Data, load_data
 from . import figures as draw
 from .stages import Stages
-
-METHODS = ("flow", "descent", "Adam", "SGD with dropout")
 
 
 def run(
@@ -160,7 +158,7 @@ def _phases(plan: _Plan) -> xr.Dataset:
         named = zip(("critical", "spinodal"), curves, strict=True)
         return found | dict(named) | {"jump": jump}
 
-    runs = plan("phases", follow, seeds=1, loop={"hidden": depths}).isel(seed=0)
+    runs = plan("phases", follow, seeds=1, static={"hidden": depths}).isel(seed=0)
     axes = {name: {f"{name}_0": "decay"} for name in ("up", "down")}
     axes |= {"size": {"size_0": "exact_decay"}, "jump": {}}
     axes |= {
@@ -271,73 +269,141 @@ def _slices(plan: _Plan) -> xr.Dataset:
 def _training(plan: _Plan) -> xr.Dataset:
     """Four ways to descend one loss, whose global minimum is known."""
     theory = jf.papers.ziyin_li_meng_2022
-    assert plan.data is not None
-    x, y, variance = plan.data.x, plan.data.y, plan.variance
-    problem, widths = jf.Regression.from_data(x, y), (16,) * plan.hidden
-    steps = 2_000 if plan.quick else 10_000
+    task = _Training.of(plan)
     shares = (0.2, 1.1) if plan.quick else (0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.1, 1.3)
-    critical = theory.critical_point(problem, widths, variance=variance).decay
-    spinodal = theory.spinodal_point(problem, widths, variance=variance).decay
-    # A third of where they cease to be stable, at a solution without noise and decay.
-    top = decompositions.spectral_norm(problem.covariance)
-    size = jnp.maximum(1.0, jnp.linalg.norm(problem.target) ** (2 / (plan.hidden + 1)))
-    step_size = float(0.3 / (top * (plan.hidden + 1) * size**plan.hidden))
-
-    start = lambda key: fan_in((x.shape[1], *widths, 1), key)
 
     def sweep(method):
-        def descend(key, decay_share):
-            decay = jf.WeightDecay(decay_share * critical)  # pyright: ignore
-            averaged = jf.losses.ExpectedNoisyLoss(problem, variance) + decay  # pyright: ignore
-            observe = {
-                "loss": lambda loss, network: averaged(network),
-                "size": lambda loss, network: jnp.linalg.norm(network.product),
-            }
-            options = {"step_size": step_size, "every": steps, "observe": observe}
-            if method == "flow":
-                times = jnp.array([0.0, 1.0]) * steps * step_size
-                options = {"observe": observe, "throw": False, "adjoint": dfx.ForwardMode()}
-                stiff = jf.dynamics.ExponentialRosenbrock()
-                return jf.gradient_flow(
-                    averaged, start(key), times, solver=stiff, **options
-                )
-            if method == "descent":
-                return jf.gradient_descent(averaged, start(key), steps, **options)
-            if method == "Adam":
-                options |= {"step_size": 0.003, "optimizer": optax.adam}
-                return jf.gradient_descent(averaged, start(key), steps, **options)
-            fresh, order = jr.split(jr.fold_in(key, 1))
-            error = jf.MeanSquaredError(x, y)
-            kind = {"factors": jf.networks.dropout_factors}
-            noisy = jf.losses.SampledNoisyLoss(error, variance, fresh, **kind)  # pyright: ignore
-            options |= {"step_size": optax.cosine_decay_schedule(step_size, steps)}
-            options |= {"batch_size": min(64, len(x)), "key": order}
-            return jf.gradient_descent(noisy + decay, start(key), steps, **options)
-
-        axes = {"decay_share": shares}
-        runs = plan(f"training-{method}", descend, seeds=plan.count(8), axes=axes)
+        run, axes = ft.partial(METHODS[method], task), {"decay_share": shares}
+        runs = plan(f"training-{method}", run, seeds=plan.count(8), axes=axes)
         return runs.isel(record=-1).expand_dims(algorithm=[method])
 
     with concurrent.futures.ThreadPoolExecutor(len(METHODS)) as pool:
         runs = xr.concat(list(pool.map(sweep, METHODS)), "algorithm", data_vars="all")
-    solve = lambda s: theory.minimum(problem, widths, variance=variance, decay=s * critical)
-    branch = lambda s: theory.stationary(
-        problem, widths, variance=variance, decay=s * critical
-    )
+    exact = ft.partial(_with_decay, theory.minimum, task)
+    branch = ft.partial(_with_decay, theory.stationary, task)
     fine = jnp.linspace(0.02, 1.4, 139)
-    exact = jax.vmap(solve)(jnp.asarray(shares))
-    line, all_of = jax.vmap(solve)(fine), jax.vmap(branch)(fine)
+    solved = jax.vmap(exact)(jnp.asarray(shares))
+    line, all_of = jax.vmap(exact)(fine), jax.vmap(branch)(fine)
     sizes = jnp.where(all_of.stable, jnp.linalg.norm(all_of.map, axis=2), -1)
     largest = jnp.max(sizes, axis=1)
     runs = runs.assign(
-        exact_loss=("decay_share", exact.loss),
+        exact_loss=("decay_share", solved.loss),
         global_size=("exact_decay_share", jnp.linalg.norm(line.map, axis=1)),
         # Where it exists, the local minimum that is not the origin.
         local_size=("exact_decay_share", jnp.where(largest < 0, jnp.nan, largest)),
     ).assign_coords(exact_decay_share=fine)
-    origin = float(problem(jax.tree.map(jnp.zeros_like, start(jr.key(0)))))
-    points = {"critical": float(critical), "spinodal": float(spinodal)}
-    return runs.assign_attrs(points, origin=origin, data=plan.data.description)
+    zero = jax.tree.map(jnp.zeros_like, task.start(jr.key(0)))
+    spinodal = theory.spinodal_point(task.problem, task.widths, variance=task.variance)
+    assert plan.data is not None
+    return runs.assign_attrs(
+        critical=float(task.critical),
+        spinodal=float(spinodal.decay),
+        origin=float(task.problem(zero)),
+        data=plan.data.description,
+    )
+
+
+class _Training(NamedTuple):
+    """What all methods descend, and for how long."""
+
+    x: np.ndarray
+    y: np.ndarray
+    problem: jf.Regression
+    widths: tuple[int, ...]
+    variance: float
+    critical: jax.Array
+    steps: int
+    step_size: float
+
+    @classmethod
+    def of(cls, plan: _Plan) -> "_Training":
+        assert plan.data is not None
+        x, y, layers = plan.data.x, plan.data.y, plan.hidden + 1
+        problem, widths = jf.Regression.from_data(x, y), (16,) * plan.hidden
+        point = jf.papers.ziyin_li_meng_2022.critical_point
+        critical = point(problem, widths, variance=plan.variance).decay
+        # A third of where they cease to be stable, at a solution without noise and decay.
+        top = decompositions.spectral_norm(problem.covariance)
+        size = jnp.maximum(1.0, jnp.linalg.norm(problem.target) ** (2 / layers))
+        step_size = float(0.3 / (top * layers * size**plan.hidden))
+        steps = 2_000 if plan.quick else 10_000
+        return cls(x, y, problem, widths, plan.variance, critical, steps, step_size)
+
+    def start(self, key):
+        return fan_in((self.x.shape[1], *self.widths, 1), key)
+
+    def decay(self, share):
+        return jf.WeightDecay(share * self.critical)  # pyright: ignore
+
+    def averaged(self, share):
+        """The loss in expectation over the noise."""
+        noisy = jf.losses.ExpectedNoisyLoss(self.problem, self.variance)  # pyright: ignore
+        return noisy + self.decay(share)
+
+    def observe(self, share):
+        averaged = self.averaged(share)
+        return {
+            "loss": lambda loss, network: averaged(network),
+            "size": lambda loss, network: jnp.linalg.norm(network.product),
+        }
+
+    def descend(self, loss, start_key, share, **options):
+        options = {"step_size": self.step_size, "observe": self.observe(share)} | options
+        start = self.start(start_key)
+        return jf.gradient_descent(loss, start, self.steps, every=self.steps, **options)
+
+
+def _with_decay(function, task: _Training, share):
+    """A quantity of theory, of the problem with a share of the critical decay."""
+    options = {"variance": task.variance, "decay": share * task.critical}
+    return function(task.problem, task.widths, **options)
+
+
+def _flow(task: _Training, key, decay_share):
+    times = jnp.array([0.0, 1.0]) * task.steps * task.step_size
+    return jf.gradient_flow(
+        task.averaged(decay_share),
+        task.start(key),
+        times,
+        observe=task.observe(decay_share),
+        solver=jf.dynamics.ExponentialRosenbrock(),
+        adjoint=dfx.ForwardMode(),
+        throw=False,
+    )
+
+
+def _descent(task: _Training, key, decay_share):
+    return task.descend(task.averaged(decay_share), key, decay_share)
+
+
+def _adam(task: _Training, key, decay_share):
+    options = {"step_size": 0.003, "optimizer": optax.adam}
+    return task.descend(task.averaged(decay_share), key, decay_share, **options)
+
+
+def _dropout(task: _Training, key, decay_share):
+    fresh, order = jr.split(jr.fold_in(key, 1))
+    error = jf.MeanSquaredError(task.x, task.y)
+    factors = jf.networks.dropout_factors
+    noisy = jf.losses.SampledNoisyLoss(  # pyright: ignore
+        error, task.variance, fresh, factors=factors
+    )
+    return task.descend(
+        noisy + task.decay(decay_share),
+        key,
+        decay_share,
+        step_size=optax.cosine_decay_schedule(task.step_size, task.steps),
+        batch_size=min(64, len(task.x)),
+        key=order,
+    )
+
+
+METHODS = {
+    "flow": _flow,
+    "descent": _descent,
+    "Adam": _adam,
+    "SGD with dropout": _dropout,
+}
 
 
 def _trapping(plan: _Plan) -> xr.Dataset:
@@ -402,9 +468,9 @@ def _signal(plan: _Plan) -> xr.Dataset:
         return jf.gradient_descent(loss, start, steps, **options)
 
     depths = (1, 2)
-    loop = {"hidden": depths, "activation": activations}
+    static = {"hidden": depths, "activation": activations}
     runs = plan(
-        "signal", descend, seeds=plan.count(3), loop=loop, axes={"signal": strengths}
+        "signal", descend, seeds=plan.count(3), static=static, axes={"signal": strengths}
     ).isel(record=-1)
     fine = np.geomspace(strengths[0], strengths[-1], 200)
 
@@ -499,8 +565,10 @@ def _networks(plan: _Plan) -> xr.Dataset:
             options = {"step_size": 0.03, "every": steps, "observe": observe}
             return jf.gradient_descent(both, build(kind, maps, key), steps, **options)
 
-        loop, axes = {"maps": depths}, {"decay": strengths}
-        runs = plan(f"networks-{kind}", descend, seeds=plan.count(3), loop=loop, axes=axes)
+        static, axes = {"maps": depths}, {"decay": strengths}
+        runs = plan(
+            f"networks-{kind}", descend, seeds=plan.count(3), static=static, axes=axes
+        )
         return runs.isel(record=-1).expand_dims(kind=[kind])
 
     def curvature(key):
