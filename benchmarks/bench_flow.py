@@ -118,7 +118,7 @@ def diffrax_run(problem, method, rtol):
     there = jaxflow.init.balanced(end, network.depth, width=network.widths[1])
     _, compiling = clocked(lambda: flow(loss, there, method, rtol))
     run, seconds = repeated(lambda: flow(loss, network, method, rtol))
-    steps, solver = int(run.steps), FLOWS[method].get("solver")
+    steps, solver = int(run.num_steps), FLOWS[method].get("solver")
     used = {"steps": steps}
     if isinstance(solver, Measured):
         used |= {"gradients": 4 * steps, "products": counts["products"]}
@@ -241,7 +241,7 @@ def together(name, loss, starts):
         found, seconds = repeated(call)
         runs = found if isinstance(found, list) else [found]
         good = sum(int(jnp.sum(run.status == jaxflow.Status.CONVERGED)) for run in runs)
-        used = {"steps": sum(int(jnp.sum(run.steps)) for run in runs)}
+        used = {"steps": sum(int(jnp.sum(run.num_steps)) for run in runs)}
         printed = row(seconds, max(first - seconds, 0), used, f"{good} of {count} arrived")
         yield {"case": name, "method": method, **printed}
 

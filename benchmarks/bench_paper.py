@@ -21,7 +21,7 @@ import jax.random as jr
 from common import report
 
 import jaxflow as jf
-from jaxflow.papers._data import paper_data, paper_readout
+from jaxflow.papers.data import paper_data, paper_readout
 from jaxflow.papers.marion_chizat_2024.experiment import EXPERIMENT
 
 # What the published script asks for: millions of steps of each kind of network.

@@ -125,13 +125,9 @@ def sequential_vmap(
         arguments: Its arguments; what it closes over is found.
         forward: Whether derivatives are forward rather than reverse.
     """
-    arrays, others = eqx.partition(arguments, eqx.is_array)
-    whole = lambda arrays: function(*eqx.combine(arrays, others))
-    closed = eqx.filter_closure_convert(whole, arrays)
-    constants, code = eqx.partition(closed, eqx.is_array)
-    plain = lambda inputs: eqx.combine(inputs[1], code)(inputs[0])
+    plain, inputs = _closed(function, arguments)
     # Without `None`s: JAX (0.10) would take those for arguments under `vmap` of `jvp`.
-    leaves, tree = jax.tree.flatten((arrays, constants))
+    leaves, tree = jax.tree.flatten(inputs)
     turns = one_after_another(lambda *leaves: plain(jax.tree.unflatten(tree, leaves)))
     alone = lambda inputs: turns(*jax.tree.leaves(inputs))
     if forward:
@@ -145,4 +141,53 @@ def sequential_vmap(
         full_precision(lambda inputs: jax.vjp(lambda inputs: first(plain(inputs)), inputs)),
         full_precision(lambda pull, slope: pull(slope)),
     )
-    return reverse((arrays, constants))
+    return reverse(inputs)
+
+
+def where_needed(
+    needed: Bool[Array, ""], function: Callable[..., PyTree], *arguments: PyTree
+) -> PyTree[Array]:
+    """`function(*arguments)` where it is needed, else zeros; of a batch, those alone.
+
+    It has no slopes.
+
+    Args:
+        needed: Whether it is.
+        function: What to call; returns arrays.
+        arguments: Its arguments; what it closes over is found.
+    """
+    plain, inputs = _closed(function, arguments)
+    leaves, tree = jax.tree.flatten(jax.lax.stop_gradient(inputs))
+    call = lambda *leaves: plain(jax.tree.unflatten(tree, leaves))
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(call, *leaves)
+    )
+
+    def single(needed, *leaves):
+        return jax.lax.cond(needed, call, lambda *_: zeros, *leaves)
+
+    def batch(size, moving, fixed):
+        (needed, *moving), (same, *fixed) = moving, fixed
+        needed = jnp.broadcast_to(same, (size,)) if needed is None else needed
+        width = min(16, size) if on_cpu() else size
+        order = jnp.pad(jnp.argsort(~needed), (0, -size % width), mode="edge")
+
+        def some(block, found):
+            places = jax.lax.dynamic_slice(order, (block * width,), (width,))
+            take = lambda place: jax.tree.map(lambda x: x[place], moving)
+            new = jax.vmap(lambda place: call(*_either(take(place), fixed)))(places)
+            return jax.tree.map(lambda x, new: x.at[places].set(new), found, new)
+
+        blank = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), zeros)
+        return jax.lax.fori_loop(0, -(-jnp.sum(needed) // width), some, blank)
+
+    return custom_batch(single, batch)(needed, *leaves)
+
+
+def _closed(function, arguments) -> tuple[Callable[[PyTree], PyTree], PyTree[Array]]:
+    """A function of arrays alone, and those, with what the given one closes over."""
+    arrays, others = eqx.partition(arguments, eqx.is_array)
+    whole = lambda arrays: function(*eqx.combine(arrays, others))
+    closed = eqx.filter_closure_convert(whole, arrays)
+    constants, code = eqx.partition(closed, eqx.is_array)
+    return lambda inputs: eqx.combine(inputs[1], code)(inputs[0]), (arrays, constants)

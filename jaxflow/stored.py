@@ -202,7 +202,10 @@ def _panels(runs: xr.Dataset) -> "dict[str, list[tuple[xr.Dataset, str, str]]]":
     end = "at-the-end" if "time" in runs else "values"
     # What sweeps add comes last; time is an axis.
     names = sorted(name for name in quantities(runs) if name not in (*OWN, "step"))
-    for name in [*names, *(name for name in ("remaining", "steps") if name in runs)]:
+    for name in [
+        *names,
+        *(name for name in OWN[::-1] if name in runs and name not in ("time", "status")),
+    ]:
         first = arrange(runs, name)
         axis = longest_axis(first.values)
         against = {"in-time" if first.in_time else end: first.against}

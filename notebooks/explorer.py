@@ -38,7 +38,7 @@ with app.setup:
     from matplotlib.ticker import LogLocator, NullLocator
 
     import jaxflow as jf
-    from jaxflow.papers._data import load_data
+    from jaxflow.papers.data import load_data
 
     jax.config.update("jax_enable_x64", True)
 

@@ -10,13 +10,13 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import jaxflow as jf
-from jaxflow import _batching as kernels
+from jaxflow import _batching
 from jaxflow._fast import descent_lanes as lanes
 from jaxflow._linalg import decompositions
-from jaxflow.dynamics import flow, trajectory
+from jaxflow.dynamics import flow
 from jaxflow.sweeps import programs
 
-ASKING = decompositions, kernels, flow, lanes, trajectory, programs
+ASKING = decompositions, _batching, flow, lanes, programs
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow.papers._data import load_data
+from jaxflow.papers.data import load_data
 
 EXPLORER = Path(__file__).parents[1] / "notebooks" / "explorer.py"
 PROGRAM = {"data": "diabetes", "start": "gaussian", "depth": 3, "steps": 300}

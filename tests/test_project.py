@@ -55,7 +55,7 @@ def _folder(reference):
 
 def test_every_paper_is_cited():
     """A folder of `papers` is named for the authors and the year."""
-    folders = {p.name for p in (ROOT / "jaxflow" / "papers").iterdir()}
+    folders = {p.name for p in Path(jf.__file__).with_name("papers").iterdir()}
     papers = {name for name in folders if re.fullmatch(r"[a-z_]+_\d{4}", name)}
     cited = {_folder(reference): reference for reference in CITATION["references"]}
     assert papers == cited.keys()

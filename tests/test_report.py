@@ -28,8 +28,8 @@ def run(key, kind, scale):
 
 
 def sweep(path, progress=None):
-    loop = {"kind": ("one", "other")}
-    options = {"key": jr.key(0), "seeds": 4, "chunk": 4, "axes": AXES, "loop": loop}
+    static = {"kind": ("one", "other")}
+    options = {"key": jr.key(0), "seeds": 4, "chunk": 4, "axes": AXES, "static": static}
     return jf.sweep(run, path=path, progress=progress, **options)
 
 
@@ -44,7 +44,7 @@ def trajectories():
     return xr.Dataset(
         {
             "time": (tuple(sizes), np.broadcast_to(np.arange(4.0), shape)),
-            "steps": (rest, np.full(shape[:-1], 30)),
+            "num_steps": (rest, np.full(shape[:-1], 30)),
             "status": (rest, status),
             "loss": (tuple(sizes), values),
         },
@@ -107,7 +107,7 @@ def test_an_unfinished_sweep_says_so_and_draws_what_there_is(unfinished):
 def test_where_a_sweep_comes_from_is_told(done):
     origin = read(done).origin()
     assert origin["experiment"] == "sweep"
-    assert "seeds=4, loop={'kind': ['one', 'other']}" in origin["arguments"]
+    assert "seeds=4, static={'kind': ['one', 'other']}" in origin["arguments"]
     assert "jaxflow " in origin["versions"]
     assert {"device", "created", "platform", "seconds"} <= origin.keys()
     assert origin["float64"] == "yes"
@@ -120,7 +120,7 @@ def test_runs_are_drawn_in_time_and_at_the_end(tmp_path):
     assert panels(figures["in-time"]) == [("loss", "training time")]
     assert panels(figures["at-the-end"]) == [
         ("loss at the end", "width"),
-        ("steps", "width"),
+        ("num_steps", "width"),
     ]
     legend = figures["in-time"].axes[0].get_legend()
     title = legend.get_title().get_text().splitlines()

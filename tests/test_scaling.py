@@ -278,17 +278,17 @@ def test_a_start_that_is_not_finite_ends_at_once(problem, network, end):
     lost = jax.tree.map(lambda w: w * jnp.nan, network)
     run = jf.gradient_flow(problem, lost, (0.0, end), throw=False)
     assert run.status == jf.Status.DIVERGED
-    assert run.steps < 1000
+    assert run.num_steps < 1000
     run = jf.gradient_descent(problem, lost, 8, step_size=0.1)
     assert run.status == jf.Status.DIVERGED
-    assert run.steps <= 1
+    assert run.num_steps <= 1
 
 
 @pytest.mark.parametrize(("loss", "start"), [(cone, 0.0), (root, 1.0)])
 def test_flows_fail_where_the_slope_is_not_a_number(loss, start):
     run = jf.gradient_flow(loss, start * jnp.ones(3), (0.0, 5.0), throw=False)
     assert run.status == jf.Status.FAILED
-    assert run.steps < 1000
+    assert run.num_steps < 1000
     assert not run.ok
 
 
@@ -296,7 +296,7 @@ def test_a_central_flow_that_is_not_finite_ends_at_once(problem, network):
     lost = jax.tree.map(lambda w: w * jnp.nan, network)
     run = jf.central_flow(problem, lost, 40, step_size=0.1, every=20)
     assert run.status == jf.Status.DIVERGED
-    assert run.steps <= 1
+    assert run.num_steps <= 1
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])

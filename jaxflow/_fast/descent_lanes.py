@@ -148,7 +148,7 @@ def descend(
     moving: tuple[PyTree[Array], AbstractDense],
     fixed: tuple[PyTree[Array], AbstractDense],
 ) -> tuple[AbstractDense, Bool[Array, "networks records"]]:
-    """Descents of many networks, for `kernels.batched`.
+    """Descents of many networks, for `custom_batch`.
 
     A network that is not finite any more gives up its lane as soon as that frees a block.
 

@@ -119,13 +119,13 @@ def search(
     """Steps from a network; to `stop`, until it solves the problem."""
     observe = check_observe(name, observe, None, meter)
     until = _solved if stop else None
-    way = RecordPlan(steps, check_every(every, steps, name), until, meter)
-    return _search(step, network, way, observe)
+    plan = RecordPlan(steps, check_every(every, steps, name), until, meter)
+    return _search(step, network, plan, observe)
 
 
 @program
-def _search(step, network, way, observe):
-    networks, times, _, lived, last = scan_records(way, step, network)
+def _search(step, network, plan, observe):
+    networks, times, _, lived, last = scan_records(plan, step, network)
     networks = jax.tree.map(stack_records, network, networks, last.network)
     solved = step.loss.solved(last.network)
     status = jnp.where(solved, Status.CONVERGED, Status.UNCONVERGED)
@@ -134,10 +134,10 @@ def _search(step, network, way, observe):
         time=stack_records(jnp.zeros_like(last.time), times, last.time),
         observed=record(observe, step.loss, networks),
         network=last.network,
-        steps=way.last(lived),
+        num_steps=plan.last(lived),
         status=status.astype(jnp.int32),
-        remaining=step.loss.excess(last.network),
-        step=way.counts(lived),
+        predicted_decrease=step.loss.excess(last.network),
+        record_steps=plan.counts(lived),
     )
 
 

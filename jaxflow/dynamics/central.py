@@ -203,11 +203,11 @@ def _central(loss, network, rule, control, key, tolerance, observe, average, siz
         time=jnp.where(lived, times, jnp.inf) * rule.step_size,
         observed=record(observe, loss, networks),
         network=end,
-        steps=solution.stats["num_steps"],
+        num_steps=solution.stats["num_steps"],
         status=jnp.where(okay, status, failure),
-        remaining=remaining,
+        predicted_decrease=remaining,
         edge=_edge(place, center, average),
-        step=jnp.where(lived, jnp.arange(0, steps + 1, every), -1),
+        record_steps=jnp.where(lived, jnp.arange(0, steps + 1, every), -1),
     )
 
 

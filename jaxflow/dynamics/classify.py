@@ -4,12 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.core import eval_jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
-from .._batching import any_in_batch, custom_batch
-from .._linalg.backend import on_cpu
+from .._batching import any_in_batch, where_needed
 from .._linalg.krylov import quadrature
 from .._linalg.norms import norm, tree_norm
 from ..losses import AbstractLoss
@@ -25,9 +23,124 @@ def has_converged(
     reach = tree_norm(network) * tree_norm(slope)
     still = reach <= jnp.sqrt(limit) * jnp.sqrt(jnp.abs(excess))
     small = jnp.abs(excess) <= limit
-    look = lambda: _remaining(loss, network)[0] <= limit
+    look = lambda: _curvature(loss, network).remaining <= limit
     settled = jax.lax.cond(any_in_batch(still & ~small), look, lambda: small)
     return small | (still & settled)
+
+
+class Curvature(eqx.Module):
+    """The curvature around a network, seen from its gradient and a random direction.
+
+    Attributes:
+        remaining: What `Trajectory.predicted_decrease` says.
+        lowest: The lowest curvature found.
+        highest: The highest.
+    """
+
+    remaining: Scalar
+    lowest: Scalar
+    highest: Scalar
+
+
+class End(eqx.Module):
+    """What is known of the end of a run without its curvature.
+
+    Attributes:
+        excess: The excess loss.
+        size: The norm of the weights.
+        least: The least excess, where it is known.
+        scale: The excess loss that there was to lose.
+        tolerance: The share of it that counts as converged.
+        lost: Whether it has diverged.
+        there: Whether its excess has converged.
+        collapsed: Whether it has become as good as zero weights.
+    """
+
+    excess: Scalar
+    size: Scalar
+    least: Scalar | None
+    scale: Scalar
+    tolerance: Scalar
+    lost: Bool[Array, ""]
+    there: Bool[Array, ""]
+    collapsed: Bool[Array, ""]
+
+    @property
+    def undecided(self) -> Bool[Array, ""]:
+        """Whether only the curvature can tell how it ended."""
+        return ~(self.lost | self.there)
+
+    @property
+    def root(self) -> Scalar:
+        """The root of the tolerance, for what is compared less finely."""
+        return jnp.sqrt(self.tolerance).astype(self.scale.dtype)
+
+    def status(
+        self, curvature: Curvature, straightness: Scalar | float
+    ) -> tuple[Int[Array, ""], Scalar]:
+        """The `Status`, and what remains of the way."""
+        at_rest = curvature.remaining <= self.tolerance * self.scale
+        cases = (
+            (self.lost, Status.DIVERGED),
+            (self.there, Status.CONVERGED),
+            (self.collapsed, Status.COLLAPSED),
+            (at_rest & self._saddle(curvature), Status.SADDLE),
+            (at_rest, Status.CONVERGED),
+            (straightness < 0.25, Status.OSCILLATING),
+        )
+        conditions, verdicts = zip(*cases, strict=True)
+        choices = [jnp.asarray(verdict, jnp.int32) for verdict in verdicts]
+        status = jnp.select(conditions, choices, jnp.asarray(Status.UNCONVERGED, jnp.int32))
+        return status, jnp.where(self.undecided, curvature.remaining, self.excess)
+
+    def _saddle(self, curvature: Curvature) -> Bool[Array, ""]:
+        """Whether a network at rest could still fall."""
+        if self.least is not None:
+            # So also saddles of higher order, which are flat, and minima that nearly are.
+            share = 10 * self.tolerance.astype(self.scale.dtype)
+            return self.excess - self.least > share * self.scale
+        lowest, highest = curvature.lowest, curvature.highest
+        # What moving by the length of the weights could gain, or as far as the loss could
+        # rise by all that there is to lose.
+        share = -lowest / jnp.where(highest > 0, highest, 1)
+        gain = jnp.maximum(-lowest * self.size * self.size, share * self.scale) / 2
+        # Nothing rises around a minimum that is worth the name.
+        gain = jnp.where(highest > 0, gain, jnp.inf)
+        return jnp.minimum(gain, _left(self.excess)) > self.root * self.scale
+
+
+def at_end(
+    loss: AbstractLoss, start: PyTree[Array], end: PyTree[Array], tolerance: Scalar
+) -> End:
+    """What is known without the curvature of a run that began at `start`."""
+    loss, start, end = jax.lax.stop_gradient((loss, start, end))
+    excess = loss.excess(end)
+    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
+    at_start = loss.excess(start)
+    scale = largest_finite(at_start, at_zero)
+    root = jnp.sqrt(tolerance).astype(scale.dtype)
+    size = tree_norm(end)
+    like_zero = jnp.abs(excess - at_zero) <= root * scale
+    fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < tree_norm(start) / 2)
+    there = jnp.abs(excess) <= tolerance * scale
+    if (solved := loss.solved(end)) is not None:
+        there |= solved
+    return End(
+        excess=excess,
+        size=size,
+        least=loss.least_excess(end),
+        scale=scale,
+        tolerance=tolerance,
+        lost=~jnp.isfinite(excess + size) | (excess > 1e3 * scale),
+        there=there,
+        collapsed=like_zero & fallen,
+    )
+
+
+def decided_status(end: End) -> tuple[Int[Array, ""], Scalar]:
+    """The status of an end that is decided, and what remains of its way."""
+    zero = jnp.zeros_like(end.excess)
+    return end.status(Curvature(zero, zero, zero), 1.0)
 
 
 def classify_end(
@@ -41,55 +154,20 @@ def classify_end(
 
     `straightness` is the net displacement of a few more steps over their path.
     """
-    loss, start, end = jax.lax.stop_gradient((loss, start, end))
-    excess = loss.excess(end)
-    at_zero = loss.excess(jax.tree.map(jnp.zeros_like, end))
-    at_start = loss.excess(start)
-    scale = largest_finite(at_start, at_zero)
-    root = jnp.sqrt(tolerance).astype(scale.dtype)
-    size = tree_norm(end)
-    like_zero = jnp.abs(excess - at_zero) <= root * scale
-    fallen = (jnp.abs(at_start - at_zero) > root * scale) | (size < tree_norm(start) / 2)
-    lost = ~jnp.isfinite(excess + size) | (excess > 1e3 * scale)
-    there = jnp.abs(excess) <= tolerance * scale
-    if (solved := loss.solved(end)) is not None:
-        there |= solved
-    safe = jax.tree.map(lambda w: jnp.where(lost, 0, w), end)
-    remaining, lowest, top = _remaining_if(~(lost | there), loss, safe)
-    at_rest = remaining <= tolerance * scale
-    if (least := loss.least_excess(end)) is None:
-        # What moving by the length of the weights could gain, or as far as the loss could
-        # rise by all that there is to lose.
-        share = -lowest / jnp.where(top > 0, top, 1)
-        gain = jnp.maximum(-lowest * size * size, share * scale) / 2
-        # Nothing rises around a minimum that is worth the name.
-        gain = jnp.where(top > 0, gain, jnp.inf)
-        saddle = jnp.minimum(gain, _left(excess)) > root * scale
-    else:  # So also saddles of higher order, which are flat, and minima that nearly are.
-        saddle = excess - least > 10 * tolerance.astype(scale.dtype) * scale
-    cases = (
-        (lost, Status.DIVERGED),
-        (there, Status.CONVERGED),
-        (like_zero & fallen, Status.COLLAPSED),
-        (at_rest & saddle, Status.SADDLE),
-        (at_rest, Status.CONVERGED),
-        (straightness < 0.25, Status.OSCILLATING),
-    )
-    conditions, verdicts = zip(*cases, strict=True)
-    choices = [jnp.asarray(verdict, jnp.int32) for verdict in verdicts]
-    status = jnp.select(conditions, choices, jnp.asarray(Status.UNCONVERGED, jnp.int32))
-    return status, jnp.where(lost | there, excess, remaining)
+    known = at_end(loss, start, end, tolerance)
+    safe = jax.tree.map(lambda w: jnp.where(known.lost, 0, w), end)
+    curvature = where_needed(known.undecided, _curvature, loss, safe)
+    return known.status(curvature, straightness)
 
 
-def _remaining(loss, network):
-    """What `Trajectory.remaining` says, and the lowest and highest curvature found."""
+def _curvature(loss: AbstractLoss, network: PyTree[Array]) -> Curvature:
     flat, unravel = ravel_pytree(network)
     fall = lambda w: ravel_pytree(jax.grad(loss.excess)(unravel(w)))[0]
     try:
         slope, product = jax.linearize(fall, flat)
     except NotImplementedError:  # Of losses without, such as the sharpness as a penalty.
         unknown = jnp.zeros((), flat.dtype)
-        return _left(loss.excess(network)), unknown, unknown
+        return Curvature(_left(loss.excess(network)), unknown, unknown)
     vectors = jnp.stack([slope, jr.normal(jr.key(0), flat.shape, flat.dtype)])
     rates, parts = jax.lax.map(lambda v: quadrature(product, v, 24), vectors)
     eps = jnp.finfo(flat.dtype).eps
@@ -101,7 +179,7 @@ def _remaining(loss, network):
     rounding = 100 * eps * scale * norm(flat)
     most = _left(loss.excess(network))
     remaining = jnp.where(rest <= rounding, jnp.minimum(fall, most), most)
-    return remaining, jnp.min(rates), jnp.max(rates)
+    return Curvature(remaining, jnp.min(rates), jnp.max(rates))
 
 
 def _left(excess):
@@ -114,36 +192,3 @@ def largest_finite(*values: Scalar) -> Scalar:
     sizes = jnp.abs(jnp.stack(values))
     most = jnp.max(jnp.where(jnp.isfinite(sizes), sizes, -1))
     return jnp.where(most >= 0, most, jnp.nan)
-
-
-def _remaining_if(unsure, loss, network):
-    """The same, and zeros where nobody needs to know; in a batch, of those alone."""
-    arrays, rest = eqx.partition((loss, network), eqx.is_array)
-    look = lambda arrays: _remaining(*eqx.combine(arrays, rest))
-    # With what the loss closes over, which would else bring its slopes along.
-    closed = jax.make_jaxpr(look)(arrays)
-    inputs = jax.lax.stop_gradient((closed.consts, jax.tree.leaves(arrays)))
-    look = lambda inputs: tuple(eval_jaxpr(closed.jaxpr, inputs[0], *inputs[1]))
-    dtype = jax.tree.leaves(network)[0].dtype
-
-    def alone(unsure, inputs):
-        zero = jnp.zeros((), dtype)
-        return jax.lax.cond(unsure, look, lambda _: (zero,) * 3, inputs)
-
-    def together(size, moving, fixed):
-        (unsure, moving), (same, fixed) = moving, fixed
-        unsure = jnp.broadcast_to(same, (size,)) if unsure is None else unsure
-        width = min(16, size) if on_cpu() else size
-        order = jnp.pad(jnp.argsort(~unsure), (0, -size % width), mode="edge")
-
-        def some(block, found):
-            places = jax.lax.dynamic_slice(order, (block * width,), (width,))
-            take = lambda place: jax.tree.map(lambda x: x[place], moving)
-            seen = jax.vmap(lambda place: look(eqx.combine(take(place), fixed)))(places)
-            return jax.tree.map(lambda x, new: x.at[places].set(new), found, seen)
-
-        zero = jnp.zeros(size, dtype)
-        blocks = -(-jnp.sum(unsure) // width)
-        return jax.lax.fori_loop(0, blocks, some, (zero,) * 3)
-
-    return custom_batch(alone, together)(unsure, inputs)

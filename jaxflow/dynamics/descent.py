@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree, Scalar, ScalarLike
 
 from .. import _checks
@@ -19,9 +20,9 @@ from .._fast import descent_lanes as lanes
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
-from .classify import classify_end
+from .classify import at_end, classify_end, decided_status
 from .exponential import depends
-from .stepping import RecordPlan, _travel_as_one, check_every, scan_records, stack_records
+from .stepping import RecordPlan, check_every, scan_in_lanes, scan_records, stack_records
 from .trajectory import (
     Observable,
     Trajectory,
@@ -144,9 +145,13 @@ def gradient_descent(
     limit = _checks.real(
         "gradient_descent(tolerance=...)", tolerance, _checks.NOT_NEGATIVE, dtype=dtype
     )
-    options = (optimizer, steps, every, batch_size, progress_meter)
-    task = loss, network, step_size, key, limit, observe, until, options
-    return restore_module(loss, _descend(*task))
+    step = _Step(loss, step_size, key, optimizer, batch_size)
+    stateful = any(isinstance(observable, with_state) for observable in observe.values())
+    plan = RecordPlan(steps, every, until, progress_meter, stateful)
+    run, last, undecided = _descend(step, network, limit, observe, plan)
+    if isinstance(undecided, Tracer) or undecided:
+        run = _judge(step, network, limit, run, last, steps)
+    return restore_module(loss, run)
 
 
 def redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
@@ -155,35 +160,43 @@ def redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
 
 
 @program
-def _descend(loss, network, step_size, key, tolerance, observe, until, options):
-    optimizer, steps, every, batch_size, meter = options
-    step = _Step(loss, step_size, key, optimizer, batch_size)
-    stateful = any(isinstance(observable, with_state) for observable in observe.values())
-    way = RecordPlan(steps, every, until, meter, stateful)
-    plain = optimizer is optax.sgd and eqx.is_array(step_size) and key is None
+def _descend(step, network, tolerance, observe, plan):
+    """The run, its last state, and whether its status needs a look at the curvature."""
+    constant = eqx.is_array(step.step_size)
+    plain = step.optimizer is optax.sgd and constant and step.key is None
     # With few steps between records, handing networks over would cost more than is gained.
-    seldom = steps >= 4 * len(way.ends)
-    unseen = until is None and isinstance(meter, dfx.NoProgressMeter) and not way.stateful
+    seldom = plan.steps >= 4 * len(plan.ends)
+    silent = isinstance(plan.meter, dfx.NoProgressMeter)
+    unseen = plan.until is None and silent and not plan.stateful
     simple = plain and seldom and unseen
-    kernel = lanes.find(loss, network) if simple else None
-    route = scan_records if kernel is None else ft.partial(_travel_as_one, kernel)
-    networks, times, states, lived, last = route(way, step, network)
+    kernel = lanes.find(step.loss, network) if simple else None
+    route = scan_records if kernel is None else ft.partial(scan_in_lanes, kernel)
+    networks, times, states, lived, last = route(plan, step, network)
     networks = jax.tree.map(stack_records, network, networks, last.network)
     if states is not None:
         # Of the first record nobody looks at the state.
         first = lambda rest, end: stack_records(rest[0], rest, end)
         states = jax.tree.map(first, states, last.optimizer)
-    straightness = _straightness(step, last, steps)
-    status, remaining = classify_end(loss, network, last.network, tolerance, straightness)
-    return Trajectory(
+    end = at_end(step.loss, network, last.network, tolerance)
+    status, remaining = decided_status(end)
+    run = Trajectory(
         time=stack_records(jnp.zeros_like(last.time), times, last.time),
-        observed=record(observe, loss, networks, states),
+        observed=record(observe, step.loss, networks, states),
         network=last.network,
-        steps=way.last(lived),
+        num_steps=plan.last(lived),
         status=status,
-        remaining=remaining,
-        step=way.counts(lived),
+        predicted_decrease=remaining,
+        record_steps=plan.counts(lived),
     )
+    return run, last, end.undecided
+
+
+@program
+def _judge(step, start, tolerance, run, last, steps):
+    """The run, with the status that the curvature at its end and a few steps tell."""
+    straightness = _straightness(step, last, steps)
+    told = classify_end(step.loss, start, run.network, tolerance, straightness)
+    return eqx.tree_at(lambda run: (run.status, run.predicted_decrease), run, told)
 
 
 class _State(eqx.Module):

@@ -22,7 +22,7 @@ from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
-from .classify import classify_end, has_converged
+from .classify import at_end, classify_end, decided_status, has_converged
 from .exponential import ExponentialRosenbrock
 from .integration import UntilStiff, step_control
 from .trajectory import (
@@ -303,9 +303,10 @@ def _as_part(loss, network, times, tolerance, options, observe, throw):
 
 
 def _follow(loss, network, times, tolerance, options, observe, throw):
-    """In up to three programs, also under `jax.grad`, or as a part of another one.
+    """In up to four programs, also under `jax.grad`, or as a part of another one.
 
-    The one for stiff flows takes longest to compile, and few flows need it.
+    The one for stiff flows takes longest to compile, and few flows need it; nor do most
+    need the curvature to tell how they ended.
     """
     implicit = isinstance(options.adjoint, dfx.ImplicitAdjoint)
     path, given = (loss, network), options
@@ -316,7 +317,9 @@ def _follow(loss, network, times, tolerance, options, observe, throw):
     if len(options.solvers) > 1 and (isinstance(leg.stiff, Tracer) or leg.stiff):
         leg = _stiff(path[0], times, given, scales, leg)
     solver = options.adjoint.linear_solver if implicit else None
-    run, result = _finish(loss, path[1], times, tolerance, leg, observe, solver)
+    run, result, undecided = _finish(loss, path[1], times, tolerance, leg, observe, solver)
+    if isinstance(undecided, Tracer) or undecided:
+        run = _judge(loss, path[1], tolerance, run, result)
     if throw:
         status = result.error_if(run.status, ~dfx.is_okay(result))
         run = eqx.tree_at(lambda run: run.status, run, status)
@@ -396,7 +399,7 @@ def _leg(solver, loss, network, times, begin, end, first_step, options, scales) 
 
 @program
 def _finish(loss, network, times, tolerance, leg, observe, solver):
-    """The run, and why it ended."""
+    """The run, why it ended, and whether its status needs a look at the curvature."""
     end, result = leg.network, leg.result
     if solver is not None:
         end = _stationary(loss, end, solver)
@@ -408,19 +411,33 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
         finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
         reached, networks = leg.records
         networks = jax.tree.map(finish, networks, end)
-    status, remaining = classify_end(loss, network, end, tolerance)
-    spent = result == dfx.RESULTS.max_steps_reached
-    failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
-    kept = dfx.is_okay(result) | (status == Status.DIVERGED)
+    known_end = at_end(loss, network, end, tolerance)
+    status, remaining = decided_status(known_end)
     run = Trajectory(
         time=reached.at[-1].set(leg.time),
         observed=record(observe, loss, networks),
         network=end,
-        steps=leg.steps,
-        status=jnp.where(kept, status, failure),
-        remaining=remaining,
+        num_steps=leg.steps,
+        status=_status(status, result),
+        predicted_decrease=remaining,
     )
-    return run, result
+    return run, result, known_end.undecided
+
+
+@program
+def _judge(loss, start, tolerance, run, result):
+    """The run, with the status that the curvature at its end tells."""
+    status, remaining = classify_end(loss, start, run.network, tolerance)
+    told = _status(status, result), remaining
+    return eqx.tree_at(lambda run: (run.status, run.predicted_decrease), run, told)
+
+
+def _status(status, result):
+    """That of the end, or why the integrator did not come there."""
+    spent = result == dfx.RESULTS.max_steps_reached
+    failure = jnp.where(spent, Status.MAX_STEPS, Status.FAILED)
+    kept = dfx.is_okay(result) | (status == Status.DIVERGED)
+    return jnp.where(kept, status, failure)
 
 
 def _loss_scale(loss, network):

@@ -25,12 +25,16 @@ def lines(run: Any, verdicts: type[enum.IntEnum]) -> list[str] | None:
     if time.ndim < 1 or time.shape[:-1] != batch or not time.size:
         return None
     records = time.shape[-1]
-    kind = "gradient flow, " if run.step is None else ""
+    kind = "gradient flow, " if run.record_steps is None else ""
     kind = kind if run.edge is None else "central flow, "
     many = f"batch of {' x '.join(map(str, batch))}, " if batch else ""
     count = f"{records} records" if records > 1 else "1 record"
-    steps = "" if run.step is None else f", step {_change(run.step[..., [0, -1]])}"
-    taken = f" in {_range(run.steps)} steps" if run.step is None else ""
+    steps = (
+        ""
+        if run.record_steps is None
+        else f", step {_change(run.record_steps[..., [0, -1]])}"
+    )
+    taken = f" in {_range(run.num_steps)} steps" if run.record_steps is None else ""
     head = f"{kind}{many}{count}, time {_change(time[..., [0, -1]])}{steps}{taken}"
     rows = [("status", _counts(status, verdicts))]
     whole = lambda tree: isinstance(tree, eqx.Module)

@@ -72,20 +72,20 @@ class RecordPlan(NamedTuple):
         return stack_records(jnp.zeros_like(last), counts, last)
 
 
-def scan_records(way, step, network) -> Any:
+def scan_records(plan, step, network) -> Any:
     """At each record but the start the network, time and state, if it is a reached one.
 
-    And the end. States of the optimizer are kept only of a stateful way.
+    And the end. States of the optimizer are kept only where an observable sees them.
     """
-    regular = isinstance(way.every, int)
-    ends = jnp.asarray(way.ends)
+    regular = isinstance(plan.every, int)
+    ends = jnp.asarray(plan.ends)
     starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
 
     @jax.checkpoint
     def block(state, first, end):
         """The steps from number `first` to `end`."""
         # A number of steps that is known beforehand makes a loop with derivatives.
-        length = way.every if regular else end - first
+        length = plan.every if regular else end - first
         take = lambda k, state: step(state, first + k)
         return jax.lax.fori_loop(0, length, take, state)
 
@@ -96,16 +96,16 @@ def scan_records(way, step, network) -> Any:
         )
         new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
         going = alive & tree_isfinite(new.network)
-        if way.until is not None:
-            going &= ~way.until(*combine_module(step.loss, new.network))
-        meter_state = way.meter.step(meter_state, bounds[1] / way.steps)
-        kept = new.optimizer if way.stateful else None
+        if plan.until is not None:
+            going &= ~plan.until(*combine_module(step.loss, new.network))
+        meter_state = plan.meter.step(meter_state, bounds[1] / plan.steps)
+        kept = new.optimizer if plan.stateful else None
         return (new, going, meter_state), (*_seen(new, alive), kept, alive)
 
-    carry = (step.init(network), jnp.ones((), bool), way.meter.init())
+    carry = (step.init(network), jnp.ones((), bool), plan.meter.init())
     carry, (*records, lived) = jax.lax.scan(advance, carry, (starts, ends))
     last, _, meter_state = carry
-    way.meter.close(meter_state)
+    plan.meter.close(meter_state)
     return *records, lived, last
 
 
@@ -115,7 +115,7 @@ def _seen(state, alive):
     return network, jnp.where(alive, state.time, jnp.inf)
 
 
-def _travel_as_one(kernel, way, step, network):
+def scan_in_lanes(kernel, plan, step, network):
     """The same for plain gradient descent, whose batches take other routes.
 
     Derivatives are those of the loop over steps.
@@ -123,15 +123,15 @@ def _travel_as_one(kernel, way, step, network):
     inputs, rest = eqx.partition((step, network), eqx.is_array)
 
     def alone(inputs):
-        return scan_records(way, *eqx.combine(inputs, rest))
+        return scan_records(plan, *eqx.combine(inputs, rest))
 
     def together(size, moving, fixed):
         [moving], [fixed] = moving, fixed
-        networks, lived = lanes.descend(kernel, way.ends, size, moving, fixed)
+        networks, lived = lanes.descend(kernel, plan.ends, size, moving, fixed)
 
         def label(networks, lived, moving):
             step, _ = eqx.combine(moving, fixed, rest)
-            counts = jnp.asarray(way.ends)
+            counts = jnp.asarray(plan.ends)
             states = jax.vmap(step.at)(networks, counts)
             last = jax.tree.map(lambda w: w[-1], networks)
             last = step.at(last, jnp.max(jnp.where(lived, counts, 0)))

@@ -62,12 +62,12 @@ class Status(enum.IntEnum):
 
     - `CONVERGED`: the excess is within `tolerance` $\Delta$; or, of a classification, no
       pattern is wrong. Or, where the loss cannot reach its floor, so is
-      `Trajectory.remaining`, and it is no saddle.
-    - `SADDLE`: `Trajectory.remaining` is that small, but the least excess, where it is
-      known, as for linear networks, is further below. Where it is not: the excess is more
-      than $\sqrt{\texttt{tolerance}}\, \Delta$, and the loss curves up in no direction, or
-      down in one, by as much over the length of the weights, or over the length in which
-      it rises by $\Delta$ where it curves up most. A saddle.
+      `Trajectory.predicted_decrease`, and it is no saddle.
+    - `SADDLE`: `Trajectory.predicted_decrease` is that small, but the least excess, where
+      it is known, as for linear networks, is further below. Where it is not: the excess is
+      more than $\sqrt{\texttt{tolerance}}\, \Delta$, and the loss curves up in no
+      direction, or down in one, by as much over the length of the weights, or over the
+      length in which it rises by $\Delta$ where it curves up most. A saddle.
     - `COLLAPSED`: the loss has become that of zero weights, up to
       $\sqrt{\texttt{tolerance}}\, \Delta$; or it was from the start, and the weights
       have halved.
@@ -134,27 +134,27 @@ class Trajectory(eqx.Module):
         observed: The observables by name, each with the records along its first axis;
             `nan` for records that were never reached.
         network: The network at the end.
-        steps: Steps taken.
+        num_steps: Steps taken.
         status: How the run ended, a `Status`.
-        remaining: An estimate of how far the loss would still fall, at most the excess:
+        predicted_decrease: How far the loss would still fall, at most the excess:
             half of $g^\top H^+ g$, for the gradient $g$ and the Hessian $H$ at the end,
             seen from the directions that $g$ moves in; all of the excess where $g$ points
             into flat or downward curved ones by more than rounding. A loss below its floor,
             such as a function that can be negative, has infinite excess left to lose.
         edge: What a central flow knows of the oscillation; of others, nothing.
-        step: Steps of the descent at each record, or of the one that a central flow is the
-            average of; -1 for records that were never reached. Of gradient flows, whose
-            steps are the integrator's, nothing.
+        record_steps: Steps of the descent at each record, or of the one that a central flow
+            is the average of; -1 for records that were never reached. Of gradient flows,
+            whose steps are the integrator's, nothing.
     """
 
     time: Float[Array, " times"]
     observed: dict[str, PyTree[Array]]
     network: PyTree[Array]
-    steps: Int[Array, ""]
+    num_steps: Int[Array, ""]
     status: Int[Array, ""]
-    remaining: Float[Array, ""]
+    predicted_decrease: Float[Array, ""]
     edge: Edge | None = None
-    step: Int[Array, " times"] | None = None
+    record_steps: Int[Array, " times"] | None = None
 
     def __repr__(self) -> str:
         lines = printing.lines(self, Status)

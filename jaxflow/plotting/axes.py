@@ -4,7 +4,7 @@ Names are those of the arguments that they are values of, in the singular; flags
 command line are plural (`step_size`, `--step-sizes`). A name that begins with `exact_` is
 the same axis at the points where only theory is evaluated. Everything is in the units of
 the data, and time is the sum of step sizes; `step` counts steps at a record, while the
-variable `steps` is how many a run took in all.
+variable `num_steps` is how many a run took in all.
 """
 
 from collections.abc import Mapping

@@ -155,7 +155,8 @@ def _dataset(results: Result | Trajectory) -> xr.Dataset:
         for path, leaf in jax.tree.leaves_with_path(results.observed)
     }
     found |= {"time": results.time, "status": results.status}
-    found |= {} if results.step is None else {"step": results.step}
+    steps = results.record_steps
+    found |= {} if steps is None else {"step": steps}
     named = {}
     for name, value in found.items():
         more = [f"{name}_{k}" for k in range(value.ndim - batch - 1)]

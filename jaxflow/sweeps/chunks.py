@@ -27,7 +27,7 @@ def compute(
 
     Args:
         grid: What the chunks are.
-        program: The program of a loop point.
+        program: The program of a static point.
         sink: Where to write.
         chunks: Which chunks, if not all. Those that are done are left out.
 
@@ -72,7 +72,7 @@ def _named(grid, group):
 def groups(
     chunks: Iterable[int], point: Callable[[int], Point], size: int
 ) -> Iterator[list[int]]:
-    """Chunks to run together: of one loop point, and at most `size` of them."""
+    """Chunks to run together: of one static point, and at most `size` of them."""
     for _, together in it.groupby(chunks, point):
         while group := list(it.islice(together, size)):
             yield group

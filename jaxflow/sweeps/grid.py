@@ -26,11 +26,12 @@ def rectangle(shape: tuple[int, ...], members: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Seeds x loop axes x vectorized axes, cut into chunks that are numbered from 0.
+    """Seeds x static axes x vectorized axes, cut into chunks that are numbered from 0.
 
     Attributes:
         seeds: The number of seeds.
-        loop: For each loop axis its objects by label. One combination is a loop point.
+        static: For each static axis its objects by label. One combination is a static
+            point.
         axes: The values of each vectorized axis.
         sides: Members of a chunk along the seeds and each axis. Chunks at the far ends
             have fewer; those are computed with their last members repeated, so that all
@@ -38,13 +39,13 @@ class Grid:
     """
 
     seeds: int
-    loop: Mapping[str, Mapping[Any, Any]]
+    static: Mapping[str, Mapping[Any, Any]]
     axes: Mapping[str, np.ndarray]
     sides: tuple[int, ...]
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return ("seed", *self.loop, *self.axes)
+        return ("seed", *self.static, *self.axes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,17 +53,17 @@ class Grid:
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Sides of a chunk along all dimensions: one loop point has several chunks."""
-        return (self.sides[0], *(1 for _ in self.loop), *self.sides[1:])
+        """Sides of a chunk along all dimensions: one static point has several chunks."""
+        return (self.sides[0], *(1 for _ in self.static), *self.sides[1:])
 
     @property
     def coords(self) -> dict[str, np.ndarray]:
-        labels = {name: coordinate(values) for name, values in self.loop.items()}
+        labels = {name: coordinate(values) for name, values in self.static.items()}
         return {"seed": np.arange(self.seeds), **labels, **self.axes}
 
     @property
     def points(self) -> list[Point]:
-        """Where each loop point is along the loop axes."""
+        """Where each static point is along the static axes."""
         return list(it.product(*map(range, self._loop_shape)))
 
     @property
@@ -76,19 +77,19 @@ class Grid:
         return self._along_dims(self._counts)
 
     def fixed(self, point: Point) -> dict[str, Any]:
-        """The values of the loop axes at a loop point."""
-        pairs = zip(self.loop.items(), point, strict=True)
+        """The values of the static axes at a static point."""
+        pairs = zip(self.static.items(), point, strict=True)
         return {name: list(values.values())[k] for (name, values), k in pairs}
 
     def label(self, point: Point) -> str:
-        """A loop point in words."""
-        pairs = zip(self.loop.items(), point, strict=True)
+        """A static point in words."""
+        pairs = zip(self.static.items(), point, strict=True)
         words = [f"{name}={list(values)[k]}" for (name, values), k in pairs]
         return ", ".join(words) or "all points"
 
     def point(self, chunk: int) -> Point:
-        """The loop point of a chunk."""
-        return self._place(chunk)[: len(self.loop)]
+        """The static point of a chunk."""
+        return self._place(chunk)[: len(self.static)]
 
     def place(self, chunk: int) -> tuple[int, ...]:
         """Where a chunk is among the chunks, along all dimensions."""
@@ -125,18 +126,18 @@ class Grid:
 
     @property
     def _loop_shape(self):
-        return tuple(map(len, self.loop.values()))
+        return tuple(map(len, self.static.values()))
 
     @property
     def _counts(self):
-        """Numbers of chunks along the loop axes, the seeds and the axes."""
+        """Numbers of chunks along the static axes, the seeds and the axes."""
         lengths = (self.seeds, *map(len, self.axes.values()))
         cuts = zip(lengths, self.sides, strict=True)
         return (*self._loop_shape, *(math.ceil(length / side) for length, side in cuts))
 
     def _along_dims(self, each):
-        """What is of the loop axes, the seeds and the axes, in the order of dimensions."""
-        loops = len(self.loop)
+        """What is of the static axes, the seeds and the axes, in dimension order."""
+        loops = len(self.static)
         return (each[loops], *each[:loops], *each[loops + 1 :])
 
     def _place(self, chunk):
@@ -145,7 +146,7 @@ class Grid:
     def _spans(self, chunk):
         """Where a chunk is along the seeds and the axes."""
         lengths = (self.seeds, *map(len, self.axes.values()))
-        place = self._place(chunk)[len(self.loop) :]
+        place = self._place(chunk)[len(self.static) :]
         return [
             slice(k * side, min((k + 1) * side, length))
             for k, side, length in zip(place, self.sides, lengths, strict=True)

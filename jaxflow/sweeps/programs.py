@@ -1,4 +1,4 @@
-"""A run as a program: traced once for each loop point, compiled for whole chunks."""
+"""A run as a program: traced once for each static point, compiled for whole chunks."""
 
 import dataclasses
 import functools as ft
@@ -23,7 +23,7 @@ from ..dynamics import Trajectory
 from . import jaxprs
 from .grid import Grid, Point
 
-OWN = ("time", "steps", "status", "remaining")
+OWN = ("time", "num_steps", "status", "predicted_decrease")
 # Whatever a chunk costs, it must not depend on the machine: results do, in rounding.
 BUDGET, MOST_MEMBERS, FEW_MEMBERS = 2**28, 256, 32
 
@@ -63,7 +63,7 @@ class Work:
 
 
 class Program:
-    """A run at one loop point, traced once.
+    """A run at one static point, traced once.
 
     Attributes:
         shapes: The shape and type of each variable, for one member.

@@ -24,8 +24,8 @@ def seal(store: Path, sweep: Mapping[str, Any] | None = None):
     Args:
         store: Where it is.
         sweep: If chunks will be written later: `variables`, their names; `counts`, how many
-            chunks there are along the seeds, the loop axes and the axes; and `loops`, how
-            many loop axes there are.
+            chunks there are along the seeds, the static axes and the axes; and `loops`, how
+            many static axes there are.
     """
     root = json.loads((store / "zarr.json").read_text())
     files = sorted(store.rglob("zarr.json"))

@@ -40,7 +40,7 @@ class Variable:
 
 
 def variables(grid: Grid, programs: Iterable[Program]) -> dict[str, Variable]:
-    """The variables that hold the results of all loop points.
+    """The variables that hold the results of all static points.
 
     Raises:
         ValueError: If a variable has different numbers of dimensions, or the name of one.
@@ -89,7 +89,7 @@ def _variable(grid, name, found) -> Variable:
             "Give them different names."
         )
     ((rank, records),) = ranks
-    scalar = ("steps", "status", "remaining") if records else ()
+    scalar = ("num_steps", "status", "predicted_decrease") if records else ()
     own = ("record",) if records and name not in scalar else ()
     own += tuple(f"{name}_{k}" for k in range(rank - len(own)))
     largest = tuple(map(max, zip(*(shape.shape for shape, _ in found), strict=True)))
@@ -131,7 +131,7 @@ class Sink:
         # The status at the end: members are pending until all the rest is there.
         for name in sorted(self.variables, key=lambda name: name == "status"):
             variable, rank = self.variables[name], len(grid.shape)
-            if name not in values:  # As other loop points have it: here too it is done.
+            if name not in values:  # As other static points have it: here too it is done.
                 self.arrays[name][grid.region(chunk)] = variable.fill
                 continue
             value = values[name]
@@ -258,12 +258,12 @@ def _check_storable(names):
 
 def _make(path, grid, variables, specification):
     """Make a store in which nothing is done, whole or not at all."""
-    arguments = {name: specification[name] for name in ("seeds", "loop", "axes", "chunk")}
+    arguments = {name: specification[name] for name in ("seeds", "static", "axes", "chunk")}
     attributes = {
         "specification": json.dumps(specification),
         **provenance("sweep", arguments),
     }
-    loops = len(grid.loop)
+    loops = len(grid.static)
     sweep = {"variables": [*variables], "counts": grid.counts, "loops": loops}
     with building(path) as part:
         _write_template(part, grid, variables, attributes)

@@ -33,7 +33,7 @@ def specify(
     return {
         "key": {"data": np.asarray(data).tolist(), "impl": work.impl},
         "seeds": grid.seeds,
-        "loop": {name: list(values) for name, values in grid.loop.items()},
+        "static": {name: list(values) for name, values in grid.static.items()},
         "axes": {name: values.tolist() for name, values in grid.axes.items()},
         "chunk": math.prod(grid.sides),
         "variables": {

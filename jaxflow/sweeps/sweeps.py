@@ -33,7 +33,7 @@ def sweep(
     key: PRNGKeyArray,
     seeds: int,
     axes: Mapping[str, Any] | None = None,
-    loop: Mapping[str, Any] | None = None,
+    static: Mapping[str, Any] | None = None,
     chunk: int | None = None,
     path: str | os.PathLike[str] | None = None,
     client: Any = None,
@@ -63,9 +63,9 @@ def sweep(
         key: Split into the seeds.
         seeds: The number of seeds.
         axes: Numbers for each argument of `run` that is vectorized, by name.
-        loop: Values of each argument that changes shapes or code, such as depth or solver.
-            They reach `run` as they are, and compile once for each: a sequence of numbers
-            or text; or a mapping from such labels to any objects.
+        static: Values of each argument that changes shapes or code, such as depth or
+            solver. They reach `run` as they are, and compile once for each: a sequence of
+            numbers or text; or a mapping from such labels to any objects.
         chunk: Members that are computed together, at most. Results depend on it in their
             last digits. Defaults to what is estimated to fit into 256 MiB, up to 256 and an
             eighth of a small grid. A store that is there keeps its own.
@@ -76,13 +76,13 @@ def sweep(
         progress: Called with a line of text after chunks, at most every two seconds.
 
     Returns:
-        The observables by name, and `time`, `steps`, `status` and `remaining`, over the
-        dimensions `seed`, the loop axes, the axes, and `record` where they depend on time.
-        Further dimensions are numbered after their variable; an observable that is a tree,
-        such as `weights`, becomes a variable for each leaf (`network.weights.0`). Where
-        loop points differ in shape, the shorter are filled up at their ends: with infinite
-        `time` and otherwise `nan`; integers as the attribute `fill` says. With a `path` it
-        is read from disk when it is used.
+        The observables by name, and `time`, `num_steps`, `status` and `predicted_decrease`,
+        over the dimensions `seed`, the static axes, the axes, and `record` where they
+        depend on time. Further dimensions are numbered after their variable; an observable
+        that is a tree, such as `weights`, becomes a variable for each leaf
+        (`network.weights.0`). Where static points differ in shape, the shorter are filled
+        up at their ends: with infinite `time` and otherwise `nan`; integers as the
+        attribute `fill` says. With a `path` it is read from disk when it is used.
 
     Raises:
         ValueError: If the arguments make no grid, do not fit `run`, or are not those of
@@ -92,13 +92,13 @@ def sweep(
             worker that computes them, when all others are in the store.
     """
     path = None if path is None else local_path(path)
-    axes, loop = _check_axes(axes or {}), _check_loop(loop or {})
-    _check_names(run, axes, loop)
+    axes, static = _check_axes(axes or {}), _check_static(static or {})
+    _check_names(run, axes, static)
     _check_options(seeds, chunk, path, client)
     if path is not None:
         check_path(path)
         chunk = stored(path)["chunk"] if holds_sweep(path) else chunk
-    work, programs = _plan(run, key, seeds, loop, axes, chunk)
+    work, programs = _plan(run, key, seeds, static, axes, chunk)
     arrays = variables(work.grid, programs.values())
     if path is None:
         sink = in_memory(work.grid, arrays)
@@ -123,14 +123,14 @@ def sweep(
     return runs
 
 
-def _plan(run, key, seeds, loop, axes, chunk) -> tuple[Work, dict[Point, Program]]:
-    """What to compute in chunks of which size, and the programs of all loop points."""
+def _plan(run, key, seeds, static, axes, chunk) -> tuple[Work, dict[Point, Program]]:
+    """What to compute in chunks of which size, and the programs of all static points."""
     keys, impl = jr.split(key, seeds), None
     if jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key):
         keys, impl = jr.key_data(keys), str(jr.key_impl(keys))
     shape = (seeds, *map(len, axes.values()))
     # One chunk of everything, until it is known how many members fit into one.
-    work = Work(run, Grid(seeds, loop, axes, shape), np.asarray(keys), impl)
+    work = Work(run, Grid(seeds, static, axes, shape), np.asarray(keys), impl)
     programs = {point: Program(work, point) for point in work.grid.points}
     if chunk is None:
         chunk = min(program.most_members for program in programs.values())
@@ -193,7 +193,7 @@ def _check_axes(axes) -> dict[str, np.ndarray]:
         if values.size and values.dtype.kind not in "biuf":
             raise ValueError(
                 f"`sweep(axes=...)` must hold numbers, but {name!r} is {values.tolist()}. "
-                "Pass it in `loop`."
+                "Pass it in `static`."
             )
         if values.ndim != 1 or values.size == 0 or len(np.unique(values)) < values.size:
             raise ValueError(
@@ -203,12 +203,12 @@ def _check_axes(axes) -> dict[str, np.ndarray]:
     return axes
 
 
-def _check_loop(loop) -> dict[str, dict[Any, Any]]:
+def _check_static(static) -> dict[str, dict[Any, Any]]:
     labeled = {}
-    for name, values in loop.items():
+    for name, values in static.items():
         if isinstance(values, str) or not isinstance(values, Mapping | Iterable):
             raise ValueError(
-                f"`sweep(loop=...)` must hold several values of {name!r}, but holds "
+                f"`sweep(static=...)` must hold several values of {name!r}, but holds "
                 f"{values!r}."
             )
         mapped = isinstance(values, Mapping)
@@ -216,12 +216,12 @@ def _check_loop(loop) -> dict[str, dict[Any, Any]]:
         kinds = {str if isinstance(v, str) else float for v in labels}
         if len(kinds) > 1 or not all(isinstance(v, str | int | float) for v in labels):
             raise ValueError(
-                f"`sweep(loop=...)` must hold numbers or text, but {name!r} holds "
+                f"`sweep(static=...)` must hold numbers or text, but {name!r} holds "
                 f"{labels}. Pass a mapping from labels to them."
             )
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(
-                f"`sweep(loop=...)` must hold one or more different values of {name!r}, "
+                f"`sweep(static=...)` must hold one or more different values of {name!r}, "
                 f"but holds {labels}."
             )
         objects = values.values() if mapped else labels
@@ -229,10 +229,10 @@ def _check_loop(loop) -> dict[str, dict[Any, Any]]:
     return labeled
 
 
-def _check_names(run, axes, loop):
-    names = [*loop, *axes]
-    if both := sorted({*loop} & {*axes}):
-        raise ValueError(f"`sweep` must find {both} in `axes` or in `loop`, not in both.")
+def _check_names(run, axes, static):
+    names = [*static, *axes]
+    if both := sorted({*static} & {*axes}):
+        raise ValueError(f"`sweep` must find {both} in `axes` or in `static`, not in both.")
     if clash := sorted({"seed", "record", *OWN} & {*names}):
         raise ValueError(f"`sweep` names {clash} itself. Rename that axis.")
     if odd := [name for name in names if not isinstance(name, str)]:
@@ -263,7 +263,7 @@ def _check_names(run, axes, loop):
     if missing := sorted(needed - {*names}):
         raise ValueError(
             f"`sweep` must have a value for every argument of `run`, but has none for "
-            f"{missing}. Pass them in `axes` or `loop`, or bind them with "
+            f"{missing}. Pass them in `axes` or `static`, or bind them with "
             "`equinox.Partial`."
         )
 

@@ -217,12 +217,12 @@ def test_committees_are_solved_and_going_on_finds_flatter_ones():
     first, errors, rates = solve(SCOPING, 4, 5, 41, 123)
     assert jnp.all(first.status == jf.Status.CONVERGED)
     assert jnp.all(errors == 0)
-    assert jnp.all((first.steps > 60) & (first.steps < 150))
+    assert jnp.all((first.num_steps > 60) & (first.num_steps < 150))
     np.testing.assert_allclose(jnp.mean(first.network.weights**2, axis=2), 1, rtol=1e-12)
     np.testing.assert_allclose(jnp.mean(rates[:, 0]), 0.0141, rtol=0.5)
     np.testing.assert_allclose(jnp.mean(rates[:, 2]), 0.063, rtol=0.3)
     last, errors, flatter = solve(SCOPING, 4, 5, 41, 123, stop=False)
-    assert jnp.all(last.steps == 300)
+    assert jnp.all(last.num_steps == 300)
     assert jnp.all(errors == 0)
     assert jnp.all(flatter[:, :2] < rates[:, :2] / 2)
     assert jnp.all(flatter[:, 0] < 0.002)
@@ -306,7 +306,7 @@ def test_one_unit_is_the_perceptron_whatever_the_length_of_patterns():
     run = jf.committee.focusing_bp(loss, network, SHORT, every=4)
     same = jf.committee.focusing_bp(stretched, plain, SHORT, every=4)
     assert run.status == jf.Status.CONVERGED
-    assert run.steps == same.steps
+    assert run.num_steps == same.num_steps
     np.testing.assert_allclose(run.network.weights, same.network.weights, rtol=1e-9)
 
 
@@ -322,7 +322,7 @@ def test_a_batch_is_its_members():
     batch = eqx.filter_jit(eqx.filter_vmap(run))(keys, dampings)
     alone = run(keys[1], dampings[1])
     np.testing.assert_allclose(batch.network.weights[1], alone.network.weights, rtol=1e-9)
-    assert batch.steps[1] == alone.steps
+    assert batch.num_steps[1] == alone.num_steps
 
 
 def test_a_unit_may_see_nothing_of_a_pattern():

@@ -65,9 +65,9 @@ def test_it_stops_when_no_pattern_is_wrong_and_noise_makes_minima_flatter():
         assert np.all(run.status == jf.Status.CONVERGED)
         errors = np.asarray(run.observed["errors"])
         assert np.all(errors[:, -1] == 0)
-        assert np.all(run.step[:, -1] == run.steps)
+        assert np.all(run.record_steps[:, -1] == run.num_steps)
         # Epochs after the end are not recorded, those before it had errors.
-        for member, steps in zip(errors, np.asarray(run.steps), strict=True):
+        for member, steps in zip(errors, np.asarray(run.num_steps), strict=True):
             assert np.all(member[1 : steps // 4] > 0)
             assert np.all(np.isnan(member[steps // 4 + 1 : -1]))
     assert np.mean(flat) < 0.6 * np.mean(steep)

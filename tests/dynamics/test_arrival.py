@@ -49,7 +49,7 @@ class TestHardStarts:
         runs = eqx.filter_vmap(lambda start: arrive(problem, start))(starts)
         assert (runs.status == jf.Status.CONVERGED).all()
         assert (jax.vmap(lambda n: left(problem, n))(runs.network) <= 1e-12).all()
-        assert (runs.steps < 1500).all()
+        assert (runs.num_steps < 1500).all()
         sharp = jax.vmap(lambda n: jf.sharpness(problem, n))(runs.network)
         assert jnp.max(sharp) > 1e3
 
@@ -59,7 +59,7 @@ class TestHardStarts:
         run = arrive(loss, jf.init.gaussian(DEEP, scale=0.35, key=jr.key(1)))
         assert run.status == jf.Status.CONVERGED
         assert left(loss, run.network) <= 1e-12
-        assert run.steps < 5000
+        assert run.num_steps < 5000
 
     def test_fewer_samples_than_inputs(self):
         loss = jf.Regression.from_data(
@@ -117,7 +117,7 @@ class TestVerdicts:
             run.network.product, jnp.diag(jnp.array([2.0, 0])), atol=1e-6
         )
         np.testing.assert_allclose(loss.excess(run.network), 0.25, rtol=1e-6)
-        assert 0 <= run.remaining <= 1e-10
+        assert 0 <= run.predicted_decrease <= 1e-10
         assert jf.observables.determinant(loss, run.network) >= 0
 
     def test_an_artifact_of_rounding_shows_in_the_determinant(self):
@@ -140,7 +140,11 @@ class TestVerdicts:
     def test_the_origin_is_a_plateau(self, problem, depth):
         network = jf.DeepLinear((jnp.zeros((5, 5)),) * (depth - 1) + (jnp.zeros((1, 5)),))
         run = arrive(problem, network)
-        assert (run.status, run.steps, run.remaining) == (jf.Status.SADDLE, 0, 0)
+        assert (run.status, run.num_steps, run.predicted_decrease) == (
+            jf.Status.SADDLE,
+            0,
+            0,
+        )
 
     def test_a_long_plateau_is_crossed(self, problem):
         """From 1e-3 at depth 3 the gradient is below 1e-5 until the time is above 100."""
@@ -152,7 +156,7 @@ class TestVerdicts:
         )
         assert early.status == jf.Status.UNCONVERGED
         np.testing.assert_allclose(
-            early.remaining, problem.excess(early.network), rtol=1e-6
+            early.predicted_decrease, problem.excess(early.network), rtol=1e-6
         )
 
     def test_a_minimum_above_the_floor(self, problem):
@@ -166,7 +170,7 @@ class TestVerdicts:
         fell = loss.excess(short.network) - loss.excess(run.network)
         assert short.status == jf.Status.CONVERGED
         # The difference of two losses of 0.1 rounds at 1e-17.
-        np.testing.assert_allclose(short.remaining, fell, rtol=1e-3, atol=1e-15)
+        np.testing.assert_allclose(short.predicted_decrease, fell, rtol=1e-3, atol=1e-15)
 
     def test_a_spent_budget_is_told_from_a_failure(self, problem):
         run = arrive(
@@ -238,7 +242,7 @@ def test_a_flow_has_converged_to_the_tolerance_that_it_was_given(decades):
     for factor, status in ((2, jf.Status.CONVERGED), (0.5, jf.Status.UNCONVERGED)):
         run = follow((0.0, end), rtol=1e-12, tolerance=factor * 10.0**-decades)
         np.testing.assert_allclose(loss.excess(run.network), 10.0**-decades, rtol=1e-3)
-        np.testing.assert_allclose(run.remaining, 10.0**-decades, rtol=1e-3)
+        np.testing.assert_allclose(run.predicted_decrease, 10.0**-decades, rtol=1e-3)
         assert run.status == status
 
 
@@ -253,7 +257,7 @@ def test_records_are_the_same_whichever_solver_is_at_work():
     alone = jf.gradient_flow(
         loss, start, times, observe=watch, solver=dfx.Dopri8(), rtol=1e-10
     )
-    assert run.steps < alone.steps / 3
+    assert run.num_steps < alone.num_steps / 3
     pairs = zip(
         run.observed["network"].weights, alone.observed["network"].weights, strict=True
     )

@@ -149,7 +149,7 @@ class TestExact:
         start = {"x": jnp.zeros(2), "m": jnp.diag(jnp.array([19.9, 19.0]))}
         run = jf.central_flow(loss, start, 1500, step_size=0.1, every=300, directions=1)
         assert run.edge.saturated
-        assert run.step.tolist() == [0, 300, 600, 900, 1200, 1500]
+        assert run.record_steps.tolist() == [0, 300, 600, 900, 1200, 1500]
 
     def test_directions_grow_until_they_are_enough(self, monkeypatch):
         """But not where nobody can look, or as many were asked for."""

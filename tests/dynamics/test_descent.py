@@ -140,8 +140,8 @@ def test_records_at_chosen_steps_are_those_of_every_step(problem, network):
     picked = every.observed["loss"][jnp.array([0, 1, 5, 20])]
     np.testing.assert_allclose(chosen.observed["loss"], picked, rtol=1e-13)
     np.testing.assert_allclose(chosen.time, [0, 0.02, 0.1, 0.4], rtol=1e-13)
-    assert chosen.steps == every.steps == 20
-    assert chosen.step.tolist() == [0, 1, 5, 20]
+    assert chosen.num_steps == every.num_steps == 20
+    assert chosen.record_steps.tolist() == [0, 1, 5, 20]
 
 
 class TestVerdicts:
@@ -200,9 +200,9 @@ def test_a_diverged_member_leaves_its_batch_alone(problem, network):
 
 def test_a_diverged_run_stops(problem, network):
     run = jf.gradient_descent(problem, network, 10_000, step_size=10.0, every=100)
-    assert run.steps == 100
+    assert run.num_steps == 100
     assert jnp.isinf(run.time[2:-1]).all()
-    assert run.step.tolist() == [0, 100, *[-1] * 98, 100]
+    assert run.record_steps.tolist() == [0, 100, *[-1] * 98, 100]
 
 
 def small(loss, network):
@@ -211,11 +211,11 @@ def small(loss, network):
 
 def test_until_stops_descent_and_the_last_record_is_the_end(problem, network):
     run = jf.gradient_descent(problem, network, 2000, step_size=0.02, every=10, until=small)
-    assert run.steps < 2000
-    np.testing.assert_allclose(run.time[-1], 0.02 * int(run.steps), rtol=1e-10)
+    assert run.num_steps < 2000
+    np.testing.assert_allclose(run.time[-1], 0.02 * int(run.num_steps), rtol=1e-10)
     excess = run.observed["loss"][-1] - problem.floor
     assert excess < 1e-3
-    assert jnp.isnan(run.observed["loss"][run.steps // 10 + 1 : -1]).all()
+    assert jnp.isnan(run.observed["loss"][run.num_steps // 10 + 1 : -1]).all()
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_in_a_program_it_takes_the_same_way(problem, network, scale, times, monk
     alone = run(network)
     assert len(calls) == (scale > 1)
     part = eqx.filter_jit(run)(network)
-    assert (alone.status, alone.steps) == (part.status, part.steps)
+    assert (alone.status, alone.num_steps) == (part.status, part.num_steps)
     for one, other in zip(*map(jax.tree.leaves, (alone, part)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-11)
 

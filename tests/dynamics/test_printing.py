@@ -22,10 +22,10 @@ def run(losses=(4.0, 2.0, 0.5), status=CONVERGED, step=True, edge=None):
         time=jnp.array([0.0, 0.1, 0.2]),
         observed=observed,
         network=jf.DeepLinear((jnp.ones((3, 2)), jnp.ones((1, 3)))),
-        steps=jnp.asarray(20),
+        num_steps=jnp.asarray(20),
         status=jnp.asarray(status, jnp.int32),
-        remaining=jnp.asarray(0.0),
-        step=jnp.array([0, 10, 20]) if step else None,
+        predicted_decrease=jnp.asarray(0.0),
+        record_steps=jnp.array([0, 10, 20]) if step else None,
         edge=edge,
     )
 

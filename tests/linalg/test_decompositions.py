@@ -133,7 +133,7 @@ def test_batches_never_wait_for_ever():
     """With two cores, in a process with the settings that users have."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core has one thread, which waits for no other")
-    script = Path(__file__).parent / "hang.py"
+    script = Path(__file__).parents[1] / "hang.py"
     command = [sys.executable, str(script), "--minutes", "0.5"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

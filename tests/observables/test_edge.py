@@ -115,4 +115,4 @@ def test_sharpness_is_a_penalty(problem, network):
     run = jf.gradient_descent(flat, network, 5, step_size=0.01, every=5)
     assert run.ok
     assert np.diff(run.observed["loss"]) < 0
-    np.testing.assert_allclose(run.remaining, flat.excess(run.network))
+    np.testing.assert_allclose(run.predicted_decrease, flat.excess(run.network))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxflow.papers._data import load_classes, load_data, load_samples
+from jaxflow.papers.data import load_classes, load_data, load_samples
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxflow.papers import _tables as tables
-from jaxflow.papers._data import load_classes, load_data, load_samples
+from jaxflow.papers.data import load_classes, load_data, load_samples
 
 PLAIN = "a,b,y\n1.5,2,3\n2.5,1,5\n.5,4,1\n3.5,0,7\n"
 COLUMNS = PLAIN.split("\n")[1:-1]

@@ -34,7 +34,7 @@ def sweep(seeds=5, scales=(0.1, 0.2, 0.4), depths=(2, 3)):
         {
             "time": ((*dims, "record"), time),
             "status": (dims, status),
-            "steps": (dims, np.full(shape, 30), {"fill": -1}),
+            "num_steps": (dims, np.full(shape, 30), {"fill": -1}),
             "sharpness": ((*dims, "record"), values),
             "far": ((*dims, "record"), values > 303),
             "flattest": ("depth", [7.0] * len(depths)),
@@ -54,10 +54,10 @@ def trajectory(values, status=CONVERGED, times=TIMES, **more):
         time=jnp.asarray(times, float),
         observed={"loss": values, **more},
         network=jf.DeepLinear((jnp.ones((1, 2)),)),
-        steps=jnp.asarray(30),
+        num_steps=jnp.asarray(30),
         status=status,
-        remaining=jnp.asarray(0.0),
-        step=jnp.array([0, 10, 20, 30]),
+        predicted_decrease=jnp.asarray(0.0),
+        record_steps=jnp.array([0, 10, 20, 30]),
     )
 
 
@@ -193,10 +193,10 @@ def test_truth_values_are_shares(ax):
 
 def test_whole_numbers_that_stand_for_none_are_none(ax):
     runs = sweep()
-    runs.steps[1:, 0, 0] = -1
-    jf.plot(runs, "steps", ax=ax)
+    runs.num_steps[1:, 0, 0] = -1
+    jf.plot(runs, "num_steps", ax=ax)
     np.testing.assert_array_equal(lines(ax)["depth 2"].get_ydata(), [30, 30, 30])
-    assert ax.get_ylabel() == "steps"
+    assert ax.get_ylabel() == "num steps"
 
 
 def test_names_are_ticks_without_a_line_between_them(ax):
@@ -267,7 +267,7 @@ def test_a_figure_of_its_own_is_one_that_notebooks_show():
         ("least", None, "'least' is one number"),
         ("sharpness", "scales", "Did you mean 'scale'?"),
         ("sharpness", "width", "one of time, seed, depth, scale, record"),
-        ("steps", "time", "must be an axis of 'steps'"),
+        ("num_steps", "time", "must be an axis of 'num_steps'"),
         ("flattest", "scale", "must be an axis of 'flattest'"),
     ],
 )

@@ -49,9 +49,9 @@ def run(key, depth, step_size, scale):
 
 
 def go(path=None, seeds=5, **options):
-    """Two loop points, each of 20 x 5 x 3 members in chunks of at most 4."""
+    """Two static points, each of 20 x 5 x 3 members in chunks of at most 4."""
     axes = {"step_size": np.r_[np.linspace(0.01, 0.2, 19), 1e3], "scale": [0.3, 0.5, 1.0]}
-    options = {"chunk": 4, "axes": axes, "loop": {"depth": [1, 2]}} | options
+    options = {"chunk": 4, "axes": axes, "static": {"depth": [1, 2]}} | options
     return jf.sweep(run, key=jr.key(3), seeds=seeds, path=path, **options)
 
 
@@ -167,7 +167,7 @@ def sharded(path, cache):
             "matrix": go(lambda key, s: {"v": s * (x.T @ x) + jr.normal(key)}),
             "partial": go(eqx.Partial(lambda x, key, s: {"v": s * x}, x)),
             "scan": go(lambda key, s: {"v": jax.lax.map(lambda row: s * row, x)}),
-            "loop": go(lambda key, s, d: {"v": s * d}, loop={"d": {"y": y, "-y": -y}}),
+            "static": go(lambda key, s, d: {"v": s * d}, static={"d": {"y": y, "-y": -y}}),
             "keys": go(lambda key, s: {"v": s * jr.key_data(keyed).astype(float)}),
             "descent": go(descend),
         }

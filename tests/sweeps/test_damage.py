@@ -23,8 +23,8 @@ def run(key, kind, a):
 
 
 def sweep(path=None, **options):
-    loop, axes = {"kind": ["one", "other"]}, {"a": np.arange(5.0)}
-    options = {"key": jr.key(0), "seeds": 3, "loop": loop, "axes": axes} | options
+    static, axes = {"kind": ["one", "other"]}, {"a": np.arange(5.0)}
+    options = {"key": jr.key(0), "seeds": 3, "static": static, "axes": axes} | options
     return jf.sweep(run, chunk=3, path=path, **options)
 
 

@@ -31,8 +31,8 @@ def test_chunks_take_seeds_first_then_axes_from_the_last_in_even_parts(
 @pytest.mark.parametrize("members", [1, 2, 3, 4, 7, 20, 1000])
 def test_chunks_cover_every_member_once_and_have_one_size(members):
     axes = {"a": np.arange(3.0), "b": np.arange(4.0)}
-    loop = {"depth": {2: 2, 3: 3}, "solver": {"x": object(), "y": object()}}
-    grid = Grid(5, loop, axes, rectangle((5, 3, 4), members))
+    static = {"depth": {2: 2, 3: 3}, "solver": {"x": object(), "y": object()}}
+    grid = Grid(5, static, axes, rectangle((5, 3, 4), members))
     count = np.zeros(grid.shape, int)
     for chunk in range(grid.count):
         indices = grid.members(chunk)

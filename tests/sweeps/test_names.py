@@ -39,9 +39,9 @@ REFUSED = {
         {"axes": {"a_0": [1.0, 2.0, 3.0]}},
         "'a_0' a dimension of 'a', but there is an axis",
     ),
-    "a loop named as a dimension": (
+    "a static axis named as a dimension": (
         lambda key, s, a_1: {"a": s * jnp.ones((2, 2))},
-        {"loop": {"a_1": ["one", "two"]}},
+        {"static": {"a_1": ["one", "two"]}},
         "'a_1' a dimension of 'a', but there is an axis",
     ),
     "a leaf named as a dimension": (
@@ -140,7 +140,7 @@ def everything(key, s, kind):
 
 
 def test_a_stored_sweep_is_the_one_in_memory(tmp_path):
-    options = {"loop": {"kind": ["", "é\n日本"]}, "axes": {"s": [-1.0, 2.0]}, "chunk": 2}
+    options = {"static": {"kind": ["", "é\n日本"]}, "axes": {"s": [-1.0, 2.0]}, "chunk": 2}
     memory = sweep(everything, **options)
     stored = sweep(everything, tmp_path / "runs", **options)
     for runs in (

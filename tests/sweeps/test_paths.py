@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import jaxflow as jf
-from jaxflow.papers._data import load_classes, load_data, load_samples
+from jaxflow.papers.data import load_classes, load_data, load_samples
 from jaxflow.report import draw, write
 from jaxflow.stored import read
 from jaxflow.sweeps.paths import local_path

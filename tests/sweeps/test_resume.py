@@ -32,11 +32,11 @@ def make(data=DATA, shift=0.0, extra=False):
 
 
 def go(path=None, run=None, **options):
-    """3 loop points, each of 5 x 7 members in 7 chunks."""
+    """3 static points, each of 5 x 7 members in 7 chunks."""
     options = {
         "key": KEY,
         "seeds": 5,
-        "loop": {"length": [1, 2, 3]},
+        "static": {"length": [1, 2, 3]},
         "axes": {"a": np.arange(7.0)},
         "chunk": 5,
     } | options
@@ -93,7 +93,7 @@ def test_a_sweep_on_disk_is_the_one_in_memory(tmp_path, whole):
 def test_a_sweep_on_disk_says_where_it_comes_from(tmp_path):
     attrs = go(tmp_path).attrs
     assert {"versions", "device", "commit", "created"} <= attrs.keys()
-    assert json.loads(attrs["arguments"])["loop"] == {"length": [1, 2, 3]}
+    assert json.loads(attrs["arguments"])["static"] == {"length": [1, 2, 3]}
 
 
 def test_only_what_is_missing_is_computed(half, whole, count):
@@ -159,9 +159,9 @@ CHANGES = {
     "key": ({"key": jr.key(6)}, r"`key.data` is \[0, 5\] there and \[0, 6\] here"),
     "kind": ({"key": jr.key(5, impl="rbg")}, '`key.impl` is .*there and "rbg" here'),
     "axes": ({"axes": {"a": [1.0, 2.0]}}, r"`axes.a` is .* there and \[1.0, 2.0\] here"),
-    "loop": (
-        {"loop": {"length": [1, 2]}},
-        r"`loop.length` is \[1, 2, 3\] there and \[1, 2",
+    "static": (
+        {"static": {"length": [1, 2]}},
+        r"`static.length` is \[1, 2, 3\] there and \[1, 2",
     ),
     "data": ({"run": make(DATA + 1e-9)}, "`code and data of run.length=1` is"),
     "number": ({"run": make(shift=1e-9)}, "`code and data of run.length=1` is"),
@@ -282,9 +282,9 @@ def test_a_failing_progress_is_no_failing_disk(tmp_path):
 
 
 def test_axes_of_text_labels_survive(tmp_path):
-    loop = {"length": {"one": 1, "two": 2}}
-    runs = go(tmp_path, loop=loop)
-    xr.testing.assert_equal(runs.load(), go(loop=loop))
+    static = {"length": {"one": 1, "two": 2}}
+    runs = go(tmp_path, static=static)
+    xr.testing.assert_equal(runs.load(), go(static=static))
     assert runs.sel(length="two").n.max() == 2
 
 

@@ -49,7 +49,7 @@ def test_a_point_of_a_sweep_is_the_run_alone(descend, runs, seed, step_size):
     np.testing.assert_allclose(point.loss, alone.observed["loss"], rtol=1e-9)
     np.testing.assert_allclose(point["product"], alone.observed["product"], rtol=1e-9)
     np.testing.assert_allclose(point.time, alone.time, rtol=1e-9)
-    assert (point.status, point.steps) == (alone.status, alone.steps)
+    assert (point.status, point.num_steps) == (alone.status, alone.num_steps)
 
 
 def test_every_point_sees_the_same_seeds(runs):
@@ -89,7 +89,7 @@ def test_a_flow_that_fails_is_marked_and_leaves_the_others_as_they_are(problem):
 
 def test_dimensions_are_the_seed_the_axes_in_their_order_and_the_record(runs):
     assert runs.loss.dims == ("seed", "step_size", "scale", "record")
-    assert runs.status.dims == runs.steps.dims == ("seed", "step_size", "scale")
+    assert runs.status.dims == runs.num_steps.dims == ("seed", "step_size", "scale")
 
 
 def test_coordinates_are_the_values_of_the_axes(runs):
@@ -132,7 +132,7 @@ def test_without_axes_a_sweep_is_over_seeds(descend):
         ({"status": [1, 2]}, 1, r"\['status'\]"),
         ({"scale": [0.1]}, 0, r"seeds.* must be positive, but is 0"),
         ({"scale": [dfx.Tsit5(), dfx.Euler()]}, 1, r"hold numbers, but 'scale'"),
-        ({"scale": ["small", "large"]}, 1, r"hold numbers, but 'scale'.* in `loop`"),
+        ({"scale": ["small", "large"]}, 1, r"hold numbers, but 'scale'.* in `static`"),
     ],
     ids=str,
 )
@@ -146,18 +146,18 @@ def test_axes_that_make_no_grid_are_refused_before_anything_runs(axes, seeds, fa
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ({"loop": {"depth": []}}, r"different values of 'depth', but holds \[\]"),
-        ({"loop": {"depth": [2, 3, 2]}}, r"'depth', but holds \[2, 3, 2\]"),
-        ({"loop": {"depth": 2}}, r"several values of 'depth', but holds 2"),
-        ({"loop": {"depth": "two"}}, r"several values of 'depth', but holds 'two'"),
-        ({"loop": {"depth": [2, "three"]}}, r"numbers or text, but 'depth'"),
-        ({"loop": {"depth": [dfx.Tsit5()]}}, r"'depth' holds .*Pass a mapping"),
-        ({"loop": {"scale": [2]}}, r"find \['scale'\] in `axes` or in `loop`, not in"),
-        ({"loop": {"deptth": [2]}}, r"not 'deptth'\. Did you mean 'depth'\?"),
-        ({"loop": {"key": [2]}}, r"not 'key'"),
+        ({"static": {"depth": []}}, r"different values of 'depth', but holds \[\]"),
+        ({"static": {"depth": [2, 3, 2]}}, r"'depth', but holds \[2, 3, 2\]"),
+        ({"static": {"depth": 2}}, r"several values of 'depth', but holds 2"),
+        ({"static": {"depth": "two"}}, r"several values of 'depth', but holds 'two'"),
+        ({"static": {"depth": [2, "three"]}}, r"numbers or text, but 'depth'"),
+        ({"static": {"depth": [dfx.Tsit5()]}}, r"'depth' holds .*Pass a mapping"),
+        ({"static": {"scale": [2]}}, r"find \['scale'\] in `axes` or in `static`, not in"),
+        ({"static": {"deptth": [2]}}, r"not 'deptth'\. Did you mean 'depth'\?"),
+        ({"static": {"key": [2]}}, r"not 'key'"),
         ({}, r"has none for \['depth'\]"),
-        ({"loop": {"depth": [2]}, "chunk": 0}, r"chunk.* must be positive, but is 0"),
-        ({"loop": {"depth": [2]}, "client": "a cluster"}, r"needs a `path`"),
+        ({"static": {"depth": [2]}, "chunk": 0}, r"chunk.* must be positive, but is 0"),
+        ({"static": {"depth": [2]}, "client": "a cluster"}, r"needs a `path`"),
     ],
     ids=str,
 )
@@ -169,7 +169,7 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_runs(options, fac
         jf.sweep(run, key=KEY, seeds=1, axes={"scale": [0.1, 0.2]}, **options)
 
 
-@pytest.mark.parametrize("name", ["time", "steps", "status", "seed", "record", "scale"])
+@pytest.mark.parametrize("name", ["time", "num_steps", "status", "seed", "record", "scale"])
 def test_an_observable_never_takes_the_place_of_another_variable(problem, name):
     def run(key, scale):
         start = jf.init.gaussian((5, 5, 1), scale=scale, key=key)
@@ -222,18 +222,18 @@ def depths(problem):
         )
 
     rules = {"plain": {}, "heavy": {"optimizer": eqx.Partial(optax.sgd, momentum=0.9)}}
-    loop, axes = {"depth": [2, 3], "rule": rules}, {"scale": SCALES}
-    return jf.sweep(run, key=KEY, seeds=3, loop=loop, axes=axes, chunk=3)
+    static, axes = {"depth": [2, 3], "rule": rules}, {"scale": SCALES}
+    return jf.sweep(run, key=KEY, seeds=3, static=static, axes=axes, chunk=3)
 
 
 def test_loop_axes_come_between_seeds_and_axes(depths):
-    assert depths.steps.dims == ("seed", "depth", "rule", "scale")
+    assert depths.num_steps.dims == ("seed", "depth", "rule", "scale")
     assert depths.depth.to_numpy().tolist() == [2, 3]
     assert depths.rule.to_numpy().tolist() == ["plain", "heavy"]
 
 
 def test_values_of_loop_axes_reach_the_run_as_they_are(depths):
-    assert (depths.steps == 10 * depths.depth).all()
+    assert (depths.num_steps == 10 * depths.depth).all()
     plain, heavy = (depths["network.weights.0"].sel(rule=r) for r in ("plain", "heavy"))
     assert (plain != heavy).isel(record=1, depth=0).any()
 
@@ -264,7 +264,7 @@ def test_a_leaf_that_only_some_loop_points_have_is_nan_at_the_others(depths):
 def test_a_variable_has_one_number_of_dimensions():
     run = lambda key, rank: {"zeros": jnp.zeros([2] * rank)}
     with pytest.raises(ValueError, match=r"'zeros'.* the shapes \[\(\), \(2,\)\]"):
-        jf.sweep(run, key=KEY, seeds=1, loop={"rank": [0, 1]})
+        jf.sweep(run, key=KEY, seeds=1, static={"rank": [0, 1]})
 
 
 def test_a_run_may_return_a_mapping_of_trees():
@@ -306,7 +306,7 @@ def test_each_loop_point_is_traced_once():
         return {"x": a * depth}
 
     axes = {"a": np.arange(7.0)}
-    jf.sweep(run, key=KEY, seeds=3, loop={"depth": [2, 3]}, axes=axes, chunk=2)
+    jf.sweep(run, key=KEY, seeds=3, static={"depth": [2, 3]}, axes=axes, chunk=2)
     assert traced == [2, 3]
 
 

@@ -23,8 +23,8 @@ from scipy.stats import spearmanr
 
 import jaxflow as jf
 
-from .._data import Classes, load_classes
 from .._experiment import Experiment, Part, Plan
+from ..data import Classes, load_classes
 from . import figures as draw, searches
 
 RADII = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -303,7 +303,7 @@ def _loads(plan: _Plan) -> xr.Dataset:
         run = searches.find(algorithm, loss, network, **options)
         return {"errors": loss.errors(run.network), "solved": loss.solved(run.network)}
 
-    return plan.each("loads", search, names, seeds=plan.count(4), loop={"alpha": loads})
+    return plan.each("loads", search, names, seeds=plan.count(4), static={"alpha": loads})
 
 
 def _generalization(plan: _Plan) -> xr.Dataset:
@@ -347,8 +347,8 @@ def _generalization(plan: _Plan) -> xr.Dataset:
             "local_energy": energy,
         }
 
-    loop = {"problem": problems}
-    runs = plan.each("generalization", search, names, seeds=plan.count(4), loop=loop)
+    static = {"problem": problems}
+    runs = plan.each("generalization", search, names, seeds=plan.count(4), static=static)
     return runs.assign_attrs(data=plan.data.description)
 
 
@@ -367,9 +367,9 @@ def _parity(plan: _Plan) -> xr.Dataset:
         energy = jf.committee.local_energy(loss, run.network, radius=radii)
         return {"errors": loss.errors(run.network), "local_energy": energy}
 
-    loop = {"machine": ("committee", "parity"), "width": widths}
-    loop["algorithm"] = (searches.LEAST_ACTION, searches.ENTROPIC)
-    runs = plan("parity", search, seeds=plan.count(4), loop=loop)
+    static = {"machine": ("committee", "parity"), "width": widths}
+    static["algorithm"] = (searches.LEAST_ACTION, searches.ENTROPIC)
+    runs = plan("parity", search, seeds=plan.count(4), static=static)
     some = distances[1:]
     lines = [
         *(theory.parity_entropy(width, load, some) for width in widths),

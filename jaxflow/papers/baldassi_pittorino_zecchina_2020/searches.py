@@ -134,7 +134,7 @@ def measured(
     end = run.network
     return {
         "errors": loss.errors(end),
-        "taken": run.steps,
+        "taken": run.num_steps,
         "solved": loss.solved(end),
         "local_energy": jf.committee.local_energy(loss, end, radius=radii),
     } | curvature(loss, end)

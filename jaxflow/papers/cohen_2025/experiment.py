@@ -20,8 +20,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 
-from .._data import digits, load_data, paper_data
 from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from ..data import digits, load_data, paper_data
 from . import figures as draw
 from .errors import SETTLED, errors, rises
 
@@ -121,7 +121,7 @@ def _digits(plan: _Plan) -> xr.Dataset:
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, flow=True, **options)
 
-    runs = plan("digits", compare, seeds=plan.count(3), loop={"network": networks})
+    runs = plan("digits", compare, seeds=plan.count(3), static={"network": networks})
     sizes = [step_size for _, step_size in networks.values()]
     return _labeled(runs, steps).assign_coords(step_size=("network", sizes))
 
@@ -157,7 +157,9 @@ def _optimizers(plan: _Plan) -> xr.Dataset:
         options = {"steps": steps, "step_size": step_size, "directions": 3}
         return _beside(loss, start, optimizer=chosen, **options)
 
-    runs = plan("optimizers", compare, seeds=plan.count(3), loop={"optimizer": optimizers})
+    runs = plan(
+        "optimizers", compare, seeds=plan.count(3), static={"optimizer": optimizers}
+    )
     sizes = [step_size for _, step_size in optimizers.values()]
     return _labeled(runs, steps).assign_coords(step_size=("optimizer", sizes))
 

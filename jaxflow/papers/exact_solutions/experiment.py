@@ -22,8 +22,8 @@ from scipy.optimize import linprog
 import jaxflow as jf
 
 from ..._linalg import decompositions
-from .._data import digits, load_data
 from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from ..data import digits, load_data
 from . import figures as draw
 from .residual import ResidualClassifier
 
@@ -131,7 +131,7 @@ def _autoencoder(plan: Plan) -> xr.Dataset:
         off = product - theory[:, :, None] * jnp.eye(COMPONENTS)[None]
         return {"flow": flow, "theory": theory, "deviation": jnp.max(jnp.abs(off))}
 
-    runs = plan("autoencoder", learn, seeds=1, loop={"layers": ("untied", "tied")}).isel(
+    runs = plan("autoencoder", learn, seeds=1, static={"layers": ("untied", "tied")}).isel(
         seed=0
     )
     axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
@@ -181,7 +181,7 @@ def _two_layers(plan: Plan) -> xr.Dataset:
             "deviation": jnp.max(jnp.abs(flow - theory)) / top,
         }
 
-    grid = {"loop": {"data": problems}, "axes": {"imbalance": imbalances}}
+    grid = {"static": {"data": problems}, "axes": {"imbalance": imbalances}}
     runs = plan("two-layers", learn, seeds=1, **grid).isel(seed=0)
     axes = {what: {f"{what}_0": "time", f"{what}_1": "mode"} for what in ("flow", "theory")}
     axes |= {"target": {"target_0": "mode"}, "deviation": {}}
@@ -300,7 +300,7 @@ def _chains(plan: Plan) -> xr.Dataset:
         }
 
     runs = plan(
-        "chains", learn, seeds=1, loop={"depth": depths}, axes={"white": (0, 1)}
+        "chains", learn, seeds=1, static={"depth": depths}, axes={"white": (0, 1)}
     ).isel(seed=0)
     axes = {what: {f"{what}_0": "time"} for what in ("flow", "theory", "size")}
     axes |= {"chain": {"chain_0": "share"}, "deviation": {}, "chain_deviation": {}}
@@ -376,7 +376,7 @@ def _sensing(plan: Plan) -> xr.Dataset:
             "deviation": gap if depth == 1 else jnp.nan,
         }
 
-    grid = {"loop": {"depth": depths}, "axes": {"samples": counts}}
+    grid = {"static": {"depth": depths}, "axes": {"samples": counts}}
     runs = plan("sensing", learn, seeds=1, **grid).isel(seed=0)
     names = {what: {} for what in ("error", "loss", "deviation")}
     runs = labeled(runs, names | {"values": {"values_0": "mode"}})
@@ -417,7 +417,7 @@ def _nonlinear(plan: Plan) -> xr.Dataset:
         options = {"step_size": step_size, "every": records, "observe": observe}
         return jf.gradient_descent(loss, network(key), steps, **options)
 
-    runs = plan("nonlinear", descend, seeds=1, loop={"network": _starts()}).isel(seed=0)
+    runs = plan("nonlinear", descend, seeds=1, static={"network": _starts()}).isel(seed=0)
     axes = {what: {} for what in ("loss", "sharpness", "kernel")}
     axes |= {what: {f"{what}_0": "pair"} for what in ("alignment", "chance")}
     runs = labeled(runs, axes | {"status": {}})

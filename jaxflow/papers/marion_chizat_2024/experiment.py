@@ -20,9 +20,9 @@ import xarray as xr
 
 import jaxflow as jf
 
-from .._data import paper_data, paper_readout
 from .._experiment import Experiment, Part, Plan, layered
 from .._statistics import divergence, gap_regression, usable
+from ..data import paper_data, paper_readout
 from . import figures as draw
 
 
@@ -179,8 +179,8 @@ def _depth(plan: _Plan) -> xr.Dataset:
         return jf.gradient_descent(problem, start, steps, **options)
 
     axes = {"step_size": plan.some(np.logspace(-2, -0.3, 25))}
-    loop = {"depth": depths}
-    runs = plan("depth", descent, seeds=plan.count(50), loop=loop, axes=axes)
+    static = {"depth": depths}
+    runs = plan("depth", descent, seeds=plan.count(50), static=static, axes=axes)
     theory = [_theory(problem, depth) for depth in depths]
     columns = {name: ("depth", [t[name] for t in theory]) for name in theory[0]}
     return runs.assign(columns)
@@ -228,7 +228,7 @@ def _gelu(plan: _Plan) -> xr.Dataset:
         runs = plan(f"gelu-{step_size}", descent, seeds=plan.count(20), axes=axes, chunk=80)
         return runs.expand_dims(step_size=[step_size])
 
-    # Not a loop axis: numbers of steps differ, so these are best done at the same time.
+    # Not a static axis: numbers of steps differ, so these are best done at the same time.
     runs = _join(_together(*(ft.partial(sweep, step_size) for step_size in budgets)))
     return runs.rename({"end.lowest": "lowest", "end.sharpness": "sharpness"})
 
@@ -352,7 +352,9 @@ def _together(*calls: Callable[[], xr.Dataset]) -> list[xr.Dataset]:
 def _join(runs: list[xr.Dataset]) -> xr.Dataset:
     """Step sizes beside each other; seeds that only some have are pending at the others."""
     both = xr.concat(runs, "step_size", join="outer", data_vars="all")
-    whole = {name: both[name].fillna(-1).astype("int32") for name in ("status", "steps")}
+    whole = {
+        name: both[name].fillna(-1).astype("int32") for name in ("status", "num_steps")
+    }
     return layered(both.assign(whole))
 
 

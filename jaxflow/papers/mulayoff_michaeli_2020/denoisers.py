@@ -21,9 +21,9 @@ import xarray as xr
 
 import jaxflow as jf
 
-from .._data import load_samples
 from .._experiment import Experiment, Part, Plan, layered, run_concurrently
 from .._statistics import usable, verdicts
+from ..data import load_samples
 from ..marion_chizat_2024 import figures as draw
 
 # Samples at which Jacobians are looked at.

@@ -20,9 +20,9 @@ import xarray as xr
 import jaxflow as jf
 
 from ..._linalg import decompositions
-from .._data import load_samples
 from .._experiment import Experiment, Part, Plan, labeled, layered
 from .._statistics import usable
+from ..data import load_samples
 from . import figures as draw
 
 # Minima of one function, by what they are.
@@ -178,8 +178,8 @@ def _residual(plan: _Plan) -> xr.Dataset:
         stiff = jf.dynamics.ExponentialRosenbrock(tolerance=1e-12)
         return jf.gradient_flow(problem, start, times, solver=stiff, **options)
 
-    axes, loop = {"case": range(len(cases))}, {"depth": depths}
-    runs = plan("residual", flow, seeds=1, loop=loop, axes=axes).isel(seed=0)
+    axes, static = {"case": range(len(cases))}, {"depth": depths}
+    runs = plan("residual", flow, seeds=1, static=static, axes=axes).isel(seed=0)
     pairs = zip(targets, covariances, strict=True)
     problems = [jf.Regression(t, c, jnp.zeros(())) for t, c in pairs]
     least = [[_least(problem, depth) for problem in problems] for depth in depths]
@@ -222,8 +222,8 @@ def _cliff(plan: _Plan) -> xr.Dataset:
         runs.observed.update(worst, spread=spread)
         return runs
 
-    loop, axes = {"depth": depths}, {"step_size_share": shares}
-    runs = plan("cliff", descent, seeds=plan.count(20), loop=loop, axes=axes).isel(
+    static, axes = {"depth": depths}, {"step_size_share": shares}
+    runs = plan("cliff", descent, seeds=plan.count(20), static=static, axes=axes).isel(
         record=-1
     )
     bounds = jax.jit(jf.papers.mulayoff_michaeli_2020.path_gain_bounds, static_argnums=1)
@@ -300,8 +300,8 @@ def _denoiser(plan: _Plan) -> xr.Dataset:
         options = {"step_size": step_size[depth][inputs], "every": every}
         return jf.gradient_descent(problem, start, steps, observe=observe, **options)
 
-    loop, axes = {"depth": depths}, {"inputs": range(2)}
-    runs = plan("denoiser", descent, seeds=1, loop=loop, axes=axes).isel(seed=0)
+    static, axes = {"depth": depths}, {"inputs": range(2)}
+    runs = plan("denoiser", descent, seeds=1, static=static, axes=axes).isel(seed=0)
     runs = runs.assign_coords(inputs=list(problems))
     balanced = [[_balanced(p, depth) for p in problems.values()] for depth in depths]
     both = ("depth", "inputs")

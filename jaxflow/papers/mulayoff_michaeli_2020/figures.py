@@ -178,7 +178,9 @@ def denoiser(runs: xr.Dataset, axes: Any):
     for k, depth in enumerate(runs.depth.to_numpy()):
         for inputs, style in zip(runs.inputs.to_numpy(), ("-", ":"), strict=True):
             run = runs.sel(depth=depth, inputs=inputs)
-            steps = np.maximum((run.time / run.time[-1] * int(run.steps)).to_numpy(), 0.5)
+            steps = np.maximum(
+                (run.time / run.time[-1] * int(run.num_steps)).to_numpy(), 0.5
+            )
             line = {"color": color_of(k + 1), "ls": style, "marker": MARKERS[k], "ms": 3}
             label = f"depth {depth}, {inputs}"
             sharp.plot(steps, run.sharpness / run.flattest, label=label, **line)

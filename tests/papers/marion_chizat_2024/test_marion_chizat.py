@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import fisher_exact
 
 import jaxflow as jf
-from jaxflow.papers._data import paper_data, paper_readout
 from jaxflow.papers._experiment import named
 from jaxflow.papers._statistics import gap_regression
+from jaxflow.papers.data import paper_data, paper_readout
 from jaxflow.papers.marion_chizat_2024 import experiment as marion_chizat
 from jaxflow.papers.marion_chizat_2024.experiment import _descents, _Plan, _problem
 
