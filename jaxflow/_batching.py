@@ -184,7 +184,7 @@ def where_needed(
     return custom_batch(single, batch)(needed, *leaves)
 
 
-def _closed(function, arguments) -> tuple[Callable[[PyTree], PyTree], PyTree[Array]]:
+def _closed(function, arguments) -> tuple[Callable[[PyTree], PyTree], PyTree]:
     """A function of arrays alone, and those, with what the given one closes over."""
     arrays, others = eqx.partition(arguments, eqx.is_array)
     whole = lambda arrays: function(*eqx.combine(arrays, others))

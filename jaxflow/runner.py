@@ -127,6 +127,8 @@ def _sweeper(stores: Path, settings: Settings, say: Callable[[str], Any]):
     pool = None if alone else _workers(cores(), settings.float64)
 
     def call(name, run, **options):
+        # From here on there may be results to go on from, whatever fails.
+        stores.mkdir(exist_ok=True)
         options |= {"path": stores / name}
         tell = lambda words: say(f"{name}: {words}")
         if pool is None:

@@ -140,6 +140,8 @@ class Stored(NamedTuple):
 
     def _of_experiment(self, what: str) -> Any:
         try:
+            if not isinstance(self.result, xr.DataTree):
+                raise KeyError("a part")
             return getattr(self.experiment, what)(self.result)
         except (KeyError, AttributeError, IndexError) as error:
             raise ValueError(

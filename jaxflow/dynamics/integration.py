@@ -36,6 +36,11 @@ class UntilStiff(dfx.AbstractAdaptiveSolver, dfx.AbstractWrappedSolver):
     def interpolation_cls(self):  # pyright: ignore
         return self.solver.interpolation_cls
 
+    @property
+    def scan_kind(self):
+        # Adjoints of Diffrax (0.7) take what wraps a Runge-Kutta method for one.
+        return self.solver.scan_kind
+
     def order(self, terms):
         return self.solver.order(terms)
 

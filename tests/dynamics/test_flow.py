@@ -188,6 +188,17 @@ def test_slopes_by_itself_are_those_in_a_program(problem):
     np.testing.assert_allclose(alone, part, rtol=1e-9)
 
 
+def test_forward_slopes_by_the_default_solver_are_the_reverse_ones(problem, network):
+    def end(scale, adjoint):
+        start = jax.tree.map(lambda w: scale * w, network)
+        run = jf.gradient_flow(problem, start, (0.0, 0.5), adjoint=adjoint)
+        return problem(run.network)
+
+    ahead = ft.partial(end, adjoint=dfx.ForwardMode())
+    slope = jax.grad(end)(1.0, dfx.RecursiveCheckpointAdjoint())
+    np.testing.assert_allclose(jax.jvp(ahead, (1.0,), (1.0,))[1], slope, rtol=1e-9)
+
+
 @pytest.mark.exhaustive
 def test_implicit_solvers_agree(problem, network):
     times = jnp.array([0.0, 3.0])
