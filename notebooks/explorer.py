@@ -262,7 +262,7 @@ def _():
     )
     number_controls = mo.ui.dictionary(
         {
-            "scale": _slider(0, 3, 0.05, value=1, label="scale of the start"),
+            "scale": _slider(0, 3, 0.05, value=1, label="scale of the initialization"),
             "step_size": _slider(steps=_step_sizes, value=0.16, label="step size"),
             "momentum": _slider(0, 0.95, 0.05, value=0, label="momentum"),
             "seed": _slider(0, 99, value=0, label="seed of the start"),

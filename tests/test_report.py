@@ -79,7 +79,7 @@ def test_a_sweep_has_a_panel_for_each_number_and_rows_for_all(done):
     found = read(done)
     [(name, figure)] = found.figures().items()
     assert name == "values"
-    against = "scale of the start"
+    against = "scale of the initialization"
     wanted = {("size", against), ("small (share)", against), ("weights", against)}
     assert set(panels(figure)) == wanted
     assert found.headline() == ""
@@ -90,7 +90,7 @@ def test_a_sweep_has_a_panel_for_each_number_and_rows_for_all(done):
     assert summary.loc["size", "largest"] == f"{float(size.max()):.4g}"
     axes = found.axes().set_index("axis")
     assert axes.loc["kind", "values"] == "one, other"
-    assert axes.loc["scale", "meaning"] == "scale of the start"
+    assert axes.loc["scale", "meaning"] == "scale of the initialization"
 
 
 def test_an_unfinished_sweep_says_so_and_draws_what_there_is(unfinished):
@@ -120,7 +120,7 @@ def test_runs_are_drawn_in_time_and_at_the_end(tmp_path):
     assert panels(figures["in-time"]) == [("loss", "training time")]
     assert panels(figures["at-the-end"]) == [
         ("loss at the end", "width"),
-        ("num_steps", "width"),
+        ("num steps", "width"),
     ]
     legend = figures["in-time"].axes[0].get_legend()
     title = legend.get_title().get_text().splitlines()
@@ -164,8 +164,8 @@ def test_the_page_is_whole_and_alone(done):
     assert root.findtext(f"{space}body/{space}h1") == done.name
     [image] = root.iter(f"{space}img")
     assert image.get("alt") == (
-        "sizes & <other>. size against scale of the start. small (share) against scale "
-        "of the start. weights against scale of the start"
+        "sizes & <other>. size against scale of the initialization. small (share) against "
+        "scale of the initialization. weights against scale of the initialization"
     )
     kind, data = image.get("src").split(",")
     assert kind == "data:image/png;base64"

@@ -26,10 +26,10 @@ AXES = {
     "time": "training time",
     "step": "step",
     # What runs start from, and how they move.
-    "scale": "scale of the start",
-    "gain": "gain of the start",
+    "scale": "scale of the initialization",
+    "gain": "gain of the initialization",
     "imbalance": "imbalance of the layers",
-    "start": "start",
+    "start": "initialization",
     "step_size": "step size",
     "step_size_share": "step size over the critical one",
     "optimizer": "optimizer",
@@ -74,7 +74,7 @@ AXES = {
     "signal": r"strength of the signal, $|E[x y]|$",
     "white": "white inputs",
     # Where theory is evaluated, and what is measured.
-    "exact_scale": "scale of the start",
+    "exact_scale": "scale of the initialization",
     "exact_decay": DECAY,
     "exact_decay_share": DECAY_SHARE,
     "exact_signal": r"strength of the signal, $|E[x y]|$",

@@ -85,7 +85,7 @@ def test_at_the_end_against_an_axis_there_are_medians_and_quartiles(ax):
     np.testing.assert_array_equal(line.get_ydata(), [205, 215, 225])
     np.testing.assert_array_equal(bars(ax), [[204, 214, 224], [206, 216, 226]])
     assert legend(ax) == ("medians and quartiles of 5 seeds", ["depth 2", "depth 3"])
-    assert ax.get_xlabel() == "scale of the start"
+    assert ax.get_xlabel() == "scale of the initialization"
     assert ax.get_ylabel() == "sharpness at the end"
 
 
@@ -245,7 +245,7 @@ def test_units_and_names_of_the_data_are_told(ax):
     runs.scale.attrs["units"] = "mm"
     jf.plot(runs, "sharpness", against="scale", ax=ax)
     assert ax.get_ylabel() == "curvature [1/s] at the end"
-    assert ax.get_xlabel() == "scale of the start [mm]"
+    assert ax.get_xlabel() == "scale of the initialization [mm]"
 
 
 def test_a_figure_of_its_own_is_one_that_notebooks_show():
@@ -261,7 +261,11 @@ def test_a_figure_of_its_own_is_one_that_notebooks_show():
     ("quantity", "against", "fact"),
     [
         ("sharpnes", None, "Did you mean 'sharpness'?"),
-        ("alignment", None, "must be one of time, steps, sharpness, far, flattest, least"),
+        (
+            "alignment",
+            None,
+            "must be one of time, num_steps, sharpness, far, flattest, least",
+        ),
         ("method", None, "'method' is not numeric"),
         ("status", None, "'status' is not numeric"),
         ("least", None, "'least' is one number"),
