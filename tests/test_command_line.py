@@ -219,8 +219,8 @@ def test_a_run_takes_the_place_of_another_when_asked(tmp_path, instead, tree):
     assert jf.load(tmp_path / "out" / "results.zarr").attrs["arguments"].count('"seed": 7')
 
 
-def test_a_run_leaves_results_a_table_a_stamp_and_five_figures(finished):
-    figures = ("sharpness", "distance", "verdicts", "paths", "structure")
+def test_a_run_leaves_results_a_table_a_stamp_and_six_figures(finished):
+    figures = "flatness", "sharpness", "distance", "verdicts", "paths", "structure"
     names = {"results.zarr", "summary.csv", "run.json", *(f"{n}.png" for n in figures)}
     assert {path.name for path in finished.iterdir()} == names
     assert {path.read_bytes()[:4] for path in finished.glob("*.png")} == {b"\x89PNG"}
@@ -276,7 +276,7 @@ def test_a_run_can_be_shown_again(finished, tmp_path, monkeypatch, capsys):
     assert call("show results.zarr") == 0
     told = capsys.readouterr().out
     assert "No minimizer has a sharpness below" in told
-    for fact in ("neighboring layers", "data=paper", "jaxflow 0.", "5 figures are in"):
+    for fact in ("neighboring layers", "data=paper", "jaxflow 0.", "6 figures are in"):
         assert fact in told
     drawn = tmp_path / "results.zarr.figures"
     names = {path.name for path in finished.glob("*.png")}

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 
 import jaxflow as jf
+from jaxflow.papers._statistics import usable
 from jaxflow.sweeps import sinks, specification, store, sweeps
 
 KEY, DATA = jr.key(5), np.arange(4.0)
@@ -134,7 +135,7 @@ def test_a_store_can_be_read_while_it_is_written(tmp_path, problem):
         there = (runs.status != -1).sum().item()
         seen.append((there, runs.loss.notnull().sum().item()))
         assert sinks.STATUS["flag_values"][0] == -1
-        assert sweeps.usable(runs).loss.notnull().sum() == 3 * there
+        assert usable(runs).loss.notnull().sum() == 3 * there
 
     axes = {"scale": [0.1, 0.2, 0.3]}
     jf.sweep(run, key=KEY, seeds=2, axes=axes, chunk=2, path=path, progress=look)

@@ -166,7 +166,7 @@ def test_the_slope_of_the_gap_is_tested_in_the_right_tail(long):
 
 @pytest.mark.parametrize(
     ("arguments", "fact"),
-    [({"only": ("depht",)}, "depht"), ({"seeds": 0}, "must be positive, but is 0")],
+    [({"only": ("depht",)}, "depht"), ({"seeds": 0}, "must be at least 1, but is 0")],
 )
 def test_other_requests_are_refused(arguments, fact):
     with pytest.raises(ValueError, match=fact):

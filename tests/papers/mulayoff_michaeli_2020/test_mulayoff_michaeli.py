@@ -152,7 +152,7 @@ def test_scalar_descents_end_below_two_over_the_step_size(tree):
     ("arguments", "fact"),
     [
         ({"only": ("chains",)}, "must name some of chain, residual"),
-        ({"seeds": 0}, "`seeds` must be positive"),
+        ({"seeds": 0}, "`seeds` must be at least 1"),
         ({"noise": 0.0}, "`noise` must be positive"),
         ({"data": "digit"}, "Did you mean 'digits'"),
     ],
