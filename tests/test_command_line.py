@@ -285,7 +285,7 @@ def test_a_run_can_be_shown_again(finished, tmp_path, monkeypatch, capsys):
     assert "must be free" in capsys.readouterr().err
     assert call(f"report {finished} --out page.html") == 0
     page = (tmp_path / "page.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 5
+    assert page.count('src="data:image/png;base64,') == 6
     assert page.count("<tr>") > 6
 
 
