@@ -70,7 +70,7 @@ def _names(dtypes):
 
 
 def combine_module(loss: AbstractLoss, network: PyTree) -> tuple[AbstractLoss, PyTree]:
-    """What the user gave: a loss and a network, with all that `parts` took away."""
+    """What the user gave: a loss and a network, with what `partition_module` took away."""
     if isinstance(loss, Completed):
         loss, network = loss.loss, loss.prepare(network)
     return loss, network

@@ -143,21 +143,26 @@ def decided_status(end: End) -> tuple[Int[Array, ""], Scalar]:
     return end.status(Curvature(zero, zero, zero), 1.0)
 
 
-def classify_end(
+def judged_status(
     loss: AbstractLoss,
-    start: PyTree[Array],
-    end: PyTree[Array],
-    tolerance: Scalar,
+    network: PyTree[Array],
+    end: End,
     straightness: Scalar | float = 1.0,
 ) -> tuple[Int[Array, ""], Scalar]:
-    """The `Status` of a run that began at `start`, and what remains of its way.
+    """The status of any end, from its curvature where it is undecided.
 
     `straightness` is the net displacement of a few more steps over their path.
     """
-    known = at_end(loss, start, end, tolerance)
-    safe = jax.tree.map(lambda w: jnp.where(known.lost, 0, w), end)
-    curvature = where_needed(known.undecided, _curvature, loss, safe)
-    return known.status(curvature, straightness)
+    safe = jax.tree.map(lambda w: jnp.where(end.lost, 0, w), network)
+    curvature = where_needed(end.undecided, _curvature, loss, safe)
+    return end.status(curvature, straightness)
+
+
+def classify_end(
+    loss: AbstractLoss, start: PyTree[Array], network: PyTree[Array], tolerance: Scalar
+) -> tuple[Int[Array, ""], Scalar]:
+    """The `Status` of a run from `start` to `network`, and what remains of its way."""
+    return judged_status(loss, network, at_end(loss, start, network, tolerance))
 
 
 def _curvature(loss: AbstractLoss, network: PyTree[Array]) -> Curvature:

@@ -20,7 +20,7 @@ from .._fast import descent_lanes as lanes
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
 from ..losses import AbstractLoss
-from .classify import at_end, classify_end, decided_status
+from .classify import at_end, decided_status, judged_status
 from .exponential import depends
 from .stepping import RecordPlan, check_every, scan_in_lanes, scan_records, stack_records
 from .trajectory import (
@@ -148,9 +148,9 @@ def gradient_descent(
     step = _Step(loss, step_size, key, optimizer, batch_size)
     stateful = any(isinstance(observable, with_state) for observable in observe.values())
     plan = RecordPlan(steps, every, until, progress_meter, stateful)
-    run, last, undecided = _descend(step, network, limit, observe, plan)
-    if isinstance(undecided, Tracer) or undecided:
-        run = _judge(step, network, limit, run, last, steps)
+    run, last, end = _descend(step, network, limit, observe, plan)
+    if isinstance(end.undecided, Tracer) or end.undecided:
+        run = _judge(step, run, last, end, steps)
     return restore_module(loss, run)
 
 
@@ -161,7 +161,7 @@ def redrawn(loss: AbstractLoss, key: PRNGKeyArray) -> PyTree[Array]:
 
 @program
 def _descend(step, network, tolerance, observe, plan):
-    """The run, its last state, and whether its status needs a look at the curvature."""
+    """The run, its last state, and what is known of its end."""
     constant = eqx.is_array(step.step_size)
     plain = step.optimizer is optax.sgd and constant and step.key is None
     # With few steps between records, handing networks over would cost more than is gained.
@@ -188,14 +188,14 @@ def _descend(step, network, tolerance, observe, plan):
         predicted_decrease=remaining,
         record_steps=plan.counts(lived),
     )
-    return run, last, end.undecided
+    return run, last, end
 
 
 @program
-def _judge(step, start, tolerance, run, last, steps):
+def _judge(step, run, last, end, steps):
     """The run, with the status that the curvature at its end and a few steps tell."""
     straightness = _straightness(step, last, steps)
-    told = classify_end(step.loss, start, run.network, tolerance, straightness)
+    told = judged_status(step.loss, run.network, end, straightness)
     return eqx.tree_at(lambda run: (run.status, run.predicted_decrease), run, told)
 
 

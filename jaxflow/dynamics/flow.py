@@ -22,7 +22,7 @@ from .._linalg import decompositions
 from .._linalg.backend import on_cpu
 from .._linalg.norms import tree_norm
 from .._linalg.precision import full_precision
-from .classify import at_end, classify_end, decided_status, has_converged
+from .classify import at_end, decided_status, has_converged, judged_status
 from .exponential import ExponentialRosenbrock
 from .integration import UntilStiff, step_control
 from .trajectory import (
@@ -317,9 +317,9 @@ def _follow(loss, network, times, tolerance, options, observe, throw):
     if len(options.solvers) > 1 and (isinstance(leg.stiff, Tracer) or leg.stiff):
         leg = _stiff(path[0], times, given, scales, leg)
     solver = options.adjoint.linear_solver if implicit else None
-    run, result, undecided = _finish(loss, path[1], times, tolerance, leg, observe, solver)
-    if isinstance(undecided, Tracer) or undecided:
-        run = _judge(loss, path[1], tolerance, run, result)
+    run, result, end = _finish(loss, path[1], times, tolerance, leg, observe, solver)
+    if isinstance(end.undecided, Tracer) or end.undecided:
+        run = _judge(loss, run, result, end)
     if throw:
         status = result.error_if(run.status, ~dfx.is_okay(result))
         run = eqx.tree_at(lambda run: run.status, run, status)
@@ -399,7 +399,7 @@ def _leg(solver, loss, network, times, begin, end, first_step, options, scales) 
 
 @program
 def _finish(loss, network, times, tolerance, leg, observe, solver):
-    """The run, why it ended, and whether its status needs a look at the curvature."""
+    """The run, why it ended, and what is known of its end."""
     end, result = leg.network, leg.result
     if solver is not None:
         end = _stationary(loss, end, solver)
@@ -411,8 +411,8 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
         finish = lambda w, end: jnp.where(jnp.isinf(w), jnp.nan, w).at[-1].set(end)
         reached, networks = leg.records
         networks = jax.tree.map(finish, networks, end)
-    known_end = at_end(loss, network, end, tolerance)
-    status, remaining = decided_status(known_end)
+    known = at_end(loss, network, end, tolerance)
+    status, remaining = decided_status(known)
     run = Trajectory(
         time=reached.at[-1].set(leg.time),
         observed=record(observe, loss, networks),
@@ -421,13 +421,13 @@ def _finish(loss, network, times, tolerance, leg, observe, solver):
         status=_status(status, result),
         predicted_decrease=remaining,
     )
-    return run, result, known_end.undecided
+    return run, result, known
 
 
 @program
-def _judge(loss, start, tolerance, run, result):
+def _judge(loss, run, result, end):
     """The run, with the status that the curvature at its end tells."""
-    status, remaining = classify_end(loss, start, run.network, tolerance)
+    status, remaining = judged_status(loss, run.network, end)
     told = _status(status, result), remaining
     return eqx.tree_at(lambda run: (run.status, run.predicted_decrease), run, told)
 

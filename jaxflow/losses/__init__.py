@@ -6,31 +6,25 @@ any other convention multiply: `0.5 * loss` is a loss whose gradient, Hessian an
 are half as large, and whose flow takes the same path at half the speed.
 """
 
-from .base import (
-    AbstractLoss as AbstractLoss,
+from .base import AbstractLoss as AbstractLoss
+from .regression import (
+    Regression as Regression,
+    whiten as whiten,
 )
-from .functions import (
-    FunctionLoss as FunctionLoss,
+from .samples import (
+    MeanSquaredError as MeanSquaredError,
+    CrossEntropy as CrossEntropy,
+    MatrixSensing as MatrixSensing,
 )
 from .noise import (
     ExpectedNoisyLoss as ExpectedNoisyLoss,
     SampledNoisyLoss as SampledNoisyLoss,
 )
-from .regression import (
-    Regression as Regression,
-    whiten as whiten,
-)
-from .regularizers import (
-    WeightDecay as WeightDecay,
-)
-from .samples import (
-    CrossEntropy as CrossEntropy,
-    MatrixSensing as MatrixSensing,
-    MeanSquaredError as MeanSquaredError,
-)
+from .regularizers import WeightDecay as WeightDecay
+from .functions import FunctionLoss as FunctionLoss
 from .transforms import (
+    Scheduled as Scheduled,
     Normalized as Normalized,
     Replicated as Replicated,
-    Scheduled as Scheduled,
     replica_mean as replica_mean,
 )

@@ -106,7 +106,8 @@ class Experiment:
 
         names = self.choose(only)
         order = sorted(names, key=lambda name: -self.parts[name].cost)
-        found = run_concurrently({name: ft.partial(compute, name) for name in order})
+        done = run_concurrently(ft.partial(compute, name) for name in order)
+        found = dict(zip(order, done, strict=True))
         return xr.DataTree.from_dict({name: found[name] for name in names})
 
     def summary(self, tree: xr.DataTree) -> pd.DataFrame:
@@ -138,12 +139,12 @@ def subplots(rows: int) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, 2).ravel()
 
 
-def run_concurrently(jobs: Mapping[str, Callable[[], xr.Dataset]]) -> dict[str, xr.Dataset]:
-    """What jobs return, done at once: compiling takes most of the time, and one core."""
-    pool = concurrent.futures.ThreadPoolExecutor(max(len(jobs), 1))
+def run_concurrently(calls: Iterable[Callable[[], xr.Dataset]]) -> list[xr.Dataset]:
+    """What calls return, made at once: compiling takes most of the time, and one core."""
+    calls = list(calls)
+    pool = concurrent.futures.ThreadPoolExecutor(max(len(calls), 1))
     try:
-        found = {name: pool.submit(job) for name, job in jobs.items()}
-        return {name: one.result() for name, one in found.items()}
+        return [one.result() for one in [pool.submit(call) for call in calls]]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

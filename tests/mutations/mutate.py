@@ -41,14 +41,15 @@ import sklearn.datasets  # noqa: F401
 import xarray  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
-MUTATED = ("losses", "dynamics", "observables", "committee", "papers")
+# Of the package, and of the tests.
+MUTATED = (
+    *("losses/*.py", "dynamics/*.py", "observables/*.py", "committee/*.py"),
+    *("papers/*/theory.py", "papers/*/costs.py", "papers/*/overlap_kernels.py"),
+    *("papers/*/references.py", "papers/*/saddles.py"),
+)
 TESTS = (
-    *("tests/theory", "tests/observables", "tests/dynamics", "tests/losses/test_losses.py"),
-    *(
-        "tests/committee/test_problems.py",
-        "tests/losses/test_transforms.py",
-        "tests/test_families.py",
-    ),
+    *("losses/*.py", "dynamics/*.py", "observables/*.py", "committee/*.py"),
+    *("papers/*/test_*_theory.py", "test_families.py"),
 )
 OPTIONS = (
     *(
@@ -200,10 +201,12 @@ def _put(source: bytes, mutant: Mutant) -> bytes:
 
 def sample(count: int, seed: int) -> list[Mutant]:
     """Mutants drawn without replacement from all files, in random order."""
-    files = [ROOT / "jaxflow" / name for name in MUTATED]
-    files = [f for p in files for f in ([p] if p.suffix else sorted(p.glob("*.py")))]
-    everyone = [mutant for file in files for mutant in mutants(file)]
+    everyone = [m for file in _files("jaxflow", MUTATED) for m in mutants(file)]
     return random.Random(seed).sample(everyone, min(count, len(everyone)))
+
+
+def _files(folder: str, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted(f for pattern in patterns for f in (ROOT / folder).glob(pattern))
 
 
 class Calls:
@@ -217,10 +220,8 @@ class Calls:
                     for name in _names(node):
                         callers.setdefault(name, set()).add(node.name)
         self.callers = callers
-        for target in TESTS:
-            path = ROOT / target
-            for file in [path] if path.suffix else sorted(path.glob("test_*.py")):
-                self._read(file)
+        for file in _files("tests", TESTS):
+            self._read(file)
 
     def _read(self, file: Path):
         """What each test names, by way of fixtures, constants and helpers of its file."""

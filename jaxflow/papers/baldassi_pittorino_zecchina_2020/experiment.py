@@ -6,7 +6,6 @@ are the solutions of algorithms that are made to find them. Replica theory and m
 share their axes.
 """
 
-import concurrent.futures
 import dataclasses
 import functools as ft
 import itertools as it
@@ -23,7 +22,7 @@ from scipy.stats import spearmanr
 
 import jaxflow as jf
 
-from .._experiment import Experiment, Part, Plan
+from .._experiment import Experiment, Part, Plan, run_concurrently
 from ..data import Classes, load_classes
 from . import figures as draw, searches
 
@@ -116,8 +115,8 @@ class _Plan(Plan):
             return runs.expand_dims(algorithm=[algorithm])
 
         # Each waits for a process that compiles.
-        with concurrent.futures.ThreadPoolExecutor(len(algorithms)) as pool:
-            return xr.concat(list(pool.map(one, algorithms)), "algorithm", data_vars="all")
+        found = run_concurrently(ft.partial(one, algorithm) for algorithm in algorithms)
+        return xr.concat(found, "algorithm", data_vars="all")
 
 
 def _kernel(name: str) -> Any:

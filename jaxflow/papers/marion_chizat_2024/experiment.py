@@ -6,7 +6,6 @@ the gradient flow from the same starts stands beside each descent, and the exact
 sharpness of a minimizer beside the paper's bounds.
 """
 
-import concurrent.futures
 import functools as ft
 import itertools as it
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import xarray as xr
 
 import jaxflow as jf
 
-from .._experiment import Experiment, Part, Plan, layered
+from .._experiment import Experiment, Part, Plan, layered, run_concurrently
 from .._statistics import divergence, gap_regression, usable
 from ..data import paper_data, paper_readout
 from . import figures as draw
@@ -154,8 +153,8 @@ def _gaussian(plan: _Plan) -> xr.Dataset:
     scales = plan.some(np.linspace(0.25, 0.6, 10))
     budgets = {0.005: 40_000, 0.02: 10_000, 0.07: 4_000, 0.1: 4_000, 0.2: 2_000}
     place = plan, "gaussian", problem, start, scales
-    runs = _together(lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=80))
-    return _join(runs).assign_attrs(_theory(problem, 10))
+    calls = lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=80)
+    return _join(run_concurrently(calls)).assign_attrs(_theory(problem, 10))
 
 
 def _residual(plan: _Plan) -> xr.Dataset:
@@ -164,8 +163,8 @@ def _residual(plan: _Plan) -> xr.Dataset:
     scales = plan.some(np.linspace(0, 1.7, 10))
     budgets = dict.fromkeys((0.005, 0.02, 0.07, 0.1, 0.2), 4_000)
     place = plan, "residual", problem, start, scales
-    runs = _together(lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=20))
-    return _join(runs).assign_attrs(_theory(problem, 10))
+    calls = lambda: _limit(*place), lambda: _descents(*place, budgets, seeds=20)
+    return _join(run_concurrently(calls)).assign_attrs(_theory(problem, 10))
 
 
 def _depth(plan: _Plan) -> xr.Dataset:
@@ -199,12 +198,12 @@ def _underdetermined(plan: _Plan) -> xr.Dataset:
     scales = plan.some(np.linspace(0.1, 0.36, 9))
     place = problem, start, scales
     slow, fast = {0.001: 40_000}, {0.004: 10_000, 0.01: 4_000}
-    runs = _together(
+    calls = (
         lambda: _limit(plan, "underdetermined", *place, seeds=10, also=gap),
         lambda: _descents(plan, "least-step", *place, slow, seeds=100, also=gap),
         lambda: _descents(plan, "larger-steps", *place, fast, seeds=20, also=gap),
     )
-    return _join(runs).assign_attrs(_theory(problem, 5))
+    return _join(run_concurrently(calls)).assign_attrs(_theory(problem, 5))
 
 
 def _gelu(plan: _Plan) -> xr.Dataset:
@@ -229,7 +228,7 @@ def _gelu(plan: _Plan) -> xr.Dataset:
         return runs.expand_dims(step_size=[step_size])
 
     # Not a static axis: numbers of steps differ, so these are best done at the same time.
-    runs = _join(_together(*(ft.partial(sweep, step_size) for step_size in budgets)))
+    runs = _join(run_concurrently(ft.partial(sweep, step_size) for step_size in budgets))
     return runs.rename({"end.lowest": "lowest", "end.sharpness": "sharpness"})
 
 
@@ -258,7 +257,7 @@ def _series(plan: _Plan) -> xr.Dataset:
             ft.partial(plan, f"series-{kind}-flow", flow, seeds=8),
             ft.partial(plan, f"series-{kind}", descent, seeds=8, axes=axes),
         )
-        limit, runs = _together(*sweeps)
+        limit, runs = run_concurrently(sweeps)
         both = _join([limit.expand_dims(step_size=[0.0]), runs])
         found.append(both.expand_dims(start=[kind]))
     theory = _theory(_problem(), 10)
@@ -341,12 +340,6 @@ def _limit(
 
     runs = plan(f"{name}-flow", flow, seeds=plan.count(seeds), axes={"scale": scales})
     return runs.expand_dims(step_size=[0.0])
-
-
-def _together(*calls: Callable[[], xr.Dataset]) -> list[xr.Dataset]:
-    """What calls return that mostly wait for others, or compile, all at once."""
-    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(lambda call: call(), calls))
 
 
 def _join(runs: list[xr.Dataset]) -> xr.Dataset:

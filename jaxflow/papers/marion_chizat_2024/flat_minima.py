@@ -111,7 +111,7 @@ def run(
     jobs = {}
     for name, given in starts.items():
         jobs |= plan.jobs(name, *given)
-    found = run_concurrently(jobs)
+    found = dict(zip(jobs, run_concurrently(jobs.values()), strict=True))
     branches = {
         name: plan.join(given[0], [found[f"{name}-flow"], found[name]])
         for name, given in starts.items()

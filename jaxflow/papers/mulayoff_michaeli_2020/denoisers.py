@@ -243,8 +243,8 @@ def _depths(plan: _Plan) -> xr.Dataset:
         return runs.expand_dims(depth=[depth])
 
     depths = sorted(plan.depths, reverse=True)
-    found = run_concurrently({str(depth): ft.partial(at, depth) for depth in depths})
-    runs = xr.concat([*found.values()], "depth", join="outer", data_vars="all")
+    found = run_concurrently(ft.partial(at, depth) for depth in depths)
+    runs = xr.concat(found, "depth", join="outer", data_vars="all")
     return runs.sortby("depth")
 
 

@@ -6,7 +6,6 @@ minimum stands beside what training finds: phases and hysteresis, slices of land
 nonlinear networks, noisy training, trapping, prediction variance, and residual networks.
 """
 
-import concurrent.futures
 import dataclasses
 import functools as ft
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import xarray as xr
 import jaxflow as jf
 
 from ..._linalg import decompositions
-from .._experiment import Experiment, Part, Plan, fan_in, labeled
+from .._experiment import Experiment, Part, Plan, fan_in, labeled, run_concurrently
 from ..data import Data, load_data
 from . import figures as draw
 from .stages import Stages
@@ -277,8 +276,8 @@ def _training(plan: _Plan) -> xr.Dataset:
         runs = plan(f"training-{method}", run, seeds=plan.count(8), axes=axes)
         return runs.isel(record=-1).expand_dims(algorithm=[method])
 
-    with concurrent.futures.ThreadPoolExecutor(len(METHODS)) as pool:
-        runs = xr.concat(list(pool.map(sweep, METHODS)), "algorithm", data_vars="all")
+    found = run_concurrently(ft.partial(sweep, method) for method in METHODS)
+    runs = xr.concat(found, "algorithm", data_vars="all")
     exact = ft.partial(_with_decay, theory.minimum, task)
     branch = ft.partial(_with_decay, theory.stationary, task)
     fine = jnp.linspace(0.02, 1.4, 139)
@@ -588,11 +587,11 @@ def _networks(plan: _Plan) -> xr.Dataset:
             )
         }
 
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        found = [pool.submit(sweep, kind) for kind in ("plain", "residual")]
-        origin = pool.submit(plan, "networks-origin", curvature, seeds=1)
-        runs = xr.concat([one.result() for one in found], "kind", data_vars="all")
-        lowest = origin.result().lowest.isel(seed=0)
+    sweeps = [ft.partial(sweep, kind) for kind in ("plain", "residual")]
+    origin = ft.partial(plan, "networks-origin", curvature, seeds=1)
+    *found, at_zero = run_concurrently([*sweeps, origin])
+    runs = xr.concat(found, "kind", data_vars="all")
+    lowest = at_zero.lowest.isel(seed=0)
     lowest = lowest.rename(lowest_0="kind", lowest_1="maps")
     lowest = lowest.assign_coords(kind=runs.kind, maps=runs.maps)
     return runs.assign(lowest=lowest).assign_attrs(origin=float(jnp.mean(loss.y**2)))
