@@ -179,7 +179,10 @@ def where_needed(
             return jax.tree.map(lambda x, new: x.at[places].set(new), found, new)
 
         blank = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), zeros)
-        return jax.lax.fori_loop(0, -(-jnp.sum(needed) // width), some, blank)
+        found = jax.lax.fori_loop(0, -(-jnp.sum(needed) // width), some, blank)
+        # The last block is filled up with others.
+        keep = lambda x: jnp.where(needed.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+        return jax.tree.map(keep, found)
 
     return custom_batch(single, batch)(needed, *leaves)
 
