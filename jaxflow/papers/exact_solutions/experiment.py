@@ -556,7 +556,7 @@ def _nonlinear_words(runs):
 
 
 EXPERIMENT = Experiment(
-    "Networks",
+    "Exact solutions",
     {
         "autoencoder": Part(
             "linear autoencoders learn components one by one",
